@@ -1,0 +1,209 @@
+"""Every error that leaves our code, and the one body that HTTP answers with.
+
+A message is a sentence for the person who called; it never holds a secret nor the text of a driver's or
+provider's exception. `code` is the public name of the error, `status` its HTTP status, and `retryable` says
+whether the same call may succeed later without a change.
+
+    AppError 500 internal
+    ├─ InvalidInput 400 invalid_input
+    ├─ Unauthenticated 401 unauthenticated
+    ├─ Forbidden 403 forbidden
+    ├─ NotFound 404 not_found                 also what row-level security hides
+    ├─ Conflict 409 conflict
+    │  ├─ StaleRevision stale_revision        the caller's copy is old: read again, then decide again
+    │  ├─ RunFinished run_finished            an end is final
+    │  ├─ InvalidTransition invalid_transition
+    │  ├─ IdempotencyConflict idempotency_conflict
+    │  └─ LeaseLost lease_lost                somebody else has the run: stop writing
+    ├─ LimitExceeded 429 limit_exceeded       retryable after retry_after_seconds
+    ├─ BudgetSpent 402 budget_spent           final until credits are added
+    ├─ Upstream 502 upstream
+    │  ├─ UpstreamTimeout upstream_timeout   retryable
+    │  ├─ UpstreamBusy upstream_busy         retryable after retry_after_seconds
+    │  └─ UpstreamRefused upstream_refused   final: a wrong key, model or request
+    ├─ DatabaseUnavailable 503 database_unavailable   retryable
+    └─ VaultSealed 500 vault_sealed           no detail outside the log
+    Suspend (BaseException)                   not an error: the run waits
+"""
+
+# ruff: noqa: N818 - the names say what happened; that they are errors stands in the base class
+
+from __future__ import annotations
+
+from typing import ClassVar, TypedDict
+
+
+class ErrorBody(TypedDict):
+    """PostgREST's four keys and `retryable`, so that one parser serves both."""
+
+    code: str
+    message: str
+    details: str | None
+    hint: str | None
+    retryable: bool
+
+
+class AppError(Exception):
+    """An error whose message the caller may see."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, details: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        self.hint = hint
+
+    def to_body(self) -> ErrorBody:
+        return {
+            "code": self.code,
+            "message": self.message,
+            "details": self.details,
+            "hint": self.hint,
+            "retryable": self.retryable,
+        }
+
+
+class InvalidInput(AppError):
+    """What was sent is wrong; the message names the field."""
+
+    code = "invalid_input"
+    status = 400
+
+
+class Unauthenticated(AppError):
+    """No caller is known: the token is missing, expired or forged."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(AppError):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(AppError):
+    """There is no such thing, or row-level security hides it from the caller."""
+
+    code = "not_found"
+    status = 404
+
+
+class Conflict(AppError):
+    """The request does not fit the present state; the message says what that is."""
+
+    code = "conflict"
+    status = 409
+
+
+class StaleRevision(Conflict):
+    """The caller named a revision that is no longer current."""
+
+    code = "stale_revision"
+
+
+class RunFinished(Conflict):
+    """The run has ended; retry, re-run and fork make a new one."""
+
+    code = "run_finished"
+
+
+class InvalidTransition(Conflict):
+    """The run's status does not allow this move."""
+
+    code = "invalid_transition"
+
+
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used before with another request."""
+
+    code = "idempotency_conflict"
+
+
+class LeaseLost(Conflict):
+    """Another worker holds the run: drop its results and write nothing more."""
+
+    code = "lease_lost"
+
+
+class RetryLater(AppError):
+    """Base of the errors that may know when to come back; never raised itself."""
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: str | None = None,
+        hint: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, details=details, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class LimitExceeded(RetryLater):
+    """One of our own limits is reached."""
+
+    code = "limit_exceeded"
+    status = 429
+
+
+class BudgetSpent(AppError):
+    """The account's credits or the run's cap do not cover the next step."""
+
+    code = "budget_spent"
+    status = 402
+
+
+class Upstream(AppError):
+    """A service that we call failed in a way that fits no class below."""
+
+    code = "upstream"
+    status = 502
+
+
+class UpstreamTimeout(Upstream):
+    """The service did not answer in time; whether it acted is unknown."""
+
+    code = "upstream_timeout"
+    retryable = True
+
+
+class UpstreamBusy(RetryLater, Upstream):
+    """The service is overloaded, limits our rate or cannot be reached."""
+
+    code = "upstream_busy"
+
+
+class UpstreamRefused(Upstream):
+    """The service understood and said no; the same call fails again."""
+
+    code = "upstream_refused"
+
+
+class DatabaseUnavailable(AppError):
+    """The database cannot be reached or is restarting."""
+
+    code = "database_unavailable"
+    status = 503
+    retryable = True
+
+
+class VaultSealed(AppError):
+    """A secret cannot be opened; the log says why, the caller is not told."""
+
+    code = "vault_sealed"
+
+
+class Suspend(BaseException):
+    """The run waits for a person, a timer or a child.
+
+    Derived from BaseException so that a tool's `except Exception` cannot take it for a failure.
+    """
