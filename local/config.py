@@ -1,0 +1,52 @@
+"""Where the embedded Supabase listens and keeps its data.
+
+The defaults are the Supabase CLI's own, so a client or test suite written for `supabase start` finds
+this stack unchanged. Port 0 asks the system for a free one; whoever binds it passes on a config that
+names the real port (`dataclasses.replace`), so nothing downstream ever sees 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """One stack: two ports, one data directory, one project folder.
+
+    An ephemeral stack keeps its database in a temporary directory that goes with it, and trades the
+    durability that nobody would notice for speed (fsync off).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 54321
+    db_port: int = 54322
+    data_dir: Path = PROJECT_DIR / ".runbase"
+    ephemeral: bool = False
+    project_dir: Path = PROJECT_DIR
+    jwt_seconds: int = 3600  # life of a user's access token, GoTrue's default
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def auth_url(self) -> str:
+        """The issuer (`iss`) of every user token, as hosted Supabase writes it."""
+        return f"{self.api_url}/auth/v1"
+
+    @property
+    def database_url(self) -> str:
+        """The superuser's URL. The CLI's notice about a missing TLS would land on its stdout otherwise."""
+        return f"postgresql://postgres:postgres@{self.host}:{self.db_port}/postgres?sslmode=disable"
+
+    @property
+    def migrations_dir(self) -> Path:
+        return self.project_dir / "supabase" / "migrations"
+
+    @property
+    def functions_dir(self) -> Path:
+        return self.project_dir / "functions"
