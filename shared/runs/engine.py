@@ -1,0 +1,156 @@
+"""The port between the run core and the engines: an engine only says what comes next.
+
+`open`, `apply` and `decide` are pure, so that a run continues on any machine from its rows alone; `perform` is the only
+place with effects. The runner makes every step durable, retries, times out, cancels and books; an engine never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias, TypeVar
+
+from shared.runs.models import (
+    Artifact,
+    Json,
+    JsonObject,
+    NewLog,
+    NewStep,
+    Records,
+    Run,
+    RunView,
+    Step,
+    StepError,
+    StepResult,
+)
+from shared.runs.status import RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StartSteps:
+    """Start these steps (in parallel, up to the run's limit) and move to `status` if it differs."""
+
+    steps: tuple[NewStep, ...]
+    status: Literal[RunStatus.PLANNING, RunStatus.EXECUTING] = RunStatus.EXECUTING
+    logs: tuple[NewLog, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing new to start: open steps decide what happens next."""
+
+    logs: tuple[NewLog, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is completed."""
+
+    output: JsonObject
+    logs: tuple[NewLog, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The run has failed."""
+
+    error: StepError
+    logs: tuple[NewLog, ...] = ()
+
+
+Decision: TypeAlias = StartSteps | Wait | Finish | Fail
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step's result. `credits` is what it cost, in micro-credits, at most the step's bound."""
+
+    output: JsonObject = field(default_factory=dict[str, "Json"])
+    records: Records = field(default_factory=Records)
+    credits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step's failure. A retryable one is tried again, after `retry_after_seconds` if given, else by back-off."""
+
+    error: StepError
+    records: Records = field(default_factory=Records)
+    credits: int = 0
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HumanRequest:
+    """A question to a person. The answer becomes the step's output: {"response": ...}."""
+
+    prompt: str
+    kind: Literal["question", "approval"] = "question"
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The step stays open, costing nothing, until a person answers or a time has come (output: {})."""
+
+    on: HumanRequest | float
+    records: Records = field(default_factory=Records)
+    credits: int = 0
+
+
+Outcome: TypeAlias = Done | Failed | Waiting
+
+
+class StepContext(Protocol):
+    """What `perform` may use besides the step itself."""
+
+    @property
+    def run(self) -> Run: ...
+
+    async def delta(self, text: str) -> None:
+        """Show model output while it is being written; not stored beyond the step."""
+        ...
+
+    async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
+        """Load the newest artifact of each name; a name that does not exist is absent."""
+        ...
+
+
+State = TypeVar("State")
+
+
+class Engine(Protocol[State]):
+    """One way of running: agent, workflow, prompt, an outside engine.
+
+    `State` is the engine's own; the runner only hands it back. After `apply` the old state is never used again, so an
+    engine may change it in place.
+    """
+
+    name: str
+
+    def open(self, view: RunView) -> State:
+        """Build the state from what is recorded. Pure; equals folding `apply` over `view.results`."""
+        ...
+
+    def apply(self, state: State, result: StepResult) -> State:
+        """Take in one ended step (completed, failed, skipped or cancelled). Pure, O(1) amortised."""
+        ...
+
+    def decide(self, state: State) -> Decision:
+        """Say what comes next. Pure; called after every result, also while steps are running.
+
+        A step that was started but is not in the results yet is known to the state by `started`.
+        """
+        ...
+
+    def started(self, state: State, step: Step) -> State:
+        """Take note that a step is open (just started, or found open by `open`'s runner). Pure."""
+        ...
+
+    async def perform(self, state: State, step: Step, ctx: StepContext) -> Outcome:
+        """Perform one step. Cancellation must stop it. Reads `state` as of the decision; never changes it.
+
+        An exception that is not `Suspend` fails the step: AppError with its code and `retryable`, any other as
+        `internal`, not retried.
+        """
+        ...

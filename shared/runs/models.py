@@ -1,0 +1,297 @@
+"""What the run core speaks of: runs, steps and what they leave behind. Rows become these types in one place each.
+
+Credits are micro-credits (integers; 1 credit = 1,000,000). Times are database times. JSON fields hold plain JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NewType, TypeAlias, cast
+from uuid import UUID
+
+from shared.runs.status import RunStatus, StepStatus
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+JsonObject: TypeAlias = "dict[str, Json]"
+
+RunId = NewType("RunId", UUID)
+
+Effect = Literal["pure", "idempotent", "effectful"]
+"""What a second performance after a crash means: nothing, the same as the first (by `effect_key`), or harm."""
+
+WaitsFor = Literal["human", "timer", "child", "event"]
+
+LogType = Literal[
+    "info",
+    "success",
+    "error",
+    "warning",
+    "state_transition",
+    "tool_success",
+    "tool_error",
+    "phase_advance",
+    "user_input_required",
+]
+
+MessageRole = Literal["user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepError:
+    """Why a step or a run failed: `code` for programs, `message` for people (never a secret, never a traceback)."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    details: JsonObject | None = None
+
+    def to_json(self) -> JsonObject:
+        return {"code": self.code, "message": self.message, "retryable": self.retryable, "details": self.details}
+
+    @classmethod
+    def from_json(cls, value: JsonObject) -> StepError:
+        return cls(
+            code=str(value["code"]),
+            message=str(value["message"]),
+            retryable=bool(value.get("retryable")),
+            details=cast("JsonObject | None", value.get("details")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewLog:
+    """A log line to append. The store bounds `message` to 8 KB and `metadata` to 16 KB."""
+
+    log_type: LogType
+    message: str
+    metadata: JsonObject = field(default_factory=dict[str, "Json"])
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """One message of the run's conversation; `content` is a list of blocks as `shared.llm.model` writes them."""
+
+    role: MessageRole
+    content: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class NewArtifact:
+    """A file that a step produced, text inline up to 64 KB."""
+
+    name: str
+    content: str
+    content_type: str = "text/plain"
+
+
+@dataclass(frozen=True, slots=True)
+class NewPlan:
+    """A plan as an engine wrote it; a replan is a new row with the next number."""
+
+    goal: str
+    phases: list[Json]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a step leaves behind besides its output. Stored with the step's result in the same transaction."""
+
+    logs: tuple[NewLog, ...] = ()
+    messages: tuple[NewMessage, ...] = ()
+    artifacts: tuple[NewArtifact, ...] = ()
+    plans: tuple[NewPlan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewStep:
+    """A step that an engine starts.
+
+    Attributes:
+        key: Unique within the run; the same decision over the same results draws the same key.
+        kind: The engine's word for what is to be done (`model`, `tool`, ...).
+        name: What a person reads.
+        input: References and small values; large text belongs to messages and artifacts.
+        credits_bound: Upper bound in micro-credits; the step is not started unless it fits hold and cap.
+        max_attempts: Tries in all, counting the first; only retryable failures are tried again.
+    """
+
+    key: str
+    kind: str
+    name: str
+    input: JsonObject = field(default_factory=dict[str, "Json"])
+    effect: Effect = "idempotent"
+    timeout_seconds: float = 120.0
+    credits_bound: int = 0
+    max_attempts: int = 3
+    phase: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step as recorded."""
+
+    step_no: int
+    key: str
+    kind: str
+    name: str
+    status: StepStatus
+    attempt: int
+    failed_attempts: int
+    max_attempts: int
+    effect: Effect
+    effect_key: UUID
+    input: JsonObject
+    output: JsonObject | None
+    error: StepError | None
+    waits_for: WaitsFor | None
+    due_in_seconds: float
+    timeout_seconds: float
+    credits_bound: int
+    phase: str | None
+    finished_revision: int | None
+
+    @classmethod
+    def from_row(cls, row: JsonObject) -> Step:
+        error = cast("JsonObject | None", row["error"])
+        return cls(
+            step_no=cast("int", row["step_no"]),
+            key=cast("str", row["key"]),
+            kind=cast("str", row["kind"]),
+            name=cast("str", row["name"]),
+            status=StepStatus(cast("str", row["status"])),
+            attempt=cast("int", row["attempt"]),
+            failed_attempts=cast("int", row["failed_attempts"]),
+            max_attempts=cast("int", row["max_attempts"]),
+            effect=cast("Effect", row["effect"]),
+            effect_key=UUID(cast("str", row["effect_key"])),
+            input=cast("JsonObject", row["input"]),
+            output=cast("JsonObject | None", row["output"]),
+            error=None if error is None else StepError.from_json(error),
+            waits_for=cast("WaitsFor | None", row["waits_for"]),
+            due_in_seconds=float(cast("float", row["due_in_seconds"])),
+            timeout_seconds=float(cast("float", row["timeout_seconds"])),
+            credits_bound=cast("int", row["credits_bound"]),
+            phase=cast("str | None", row["phase"]),
+            finished_revision=cast("int | None", row["finished_revision"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as a worker holds it: identity, input and limits. Counters live with the runner."""
+
+    id: RunId
+    account_id: UUID
+    user_id: UUID | None
+    engine: str
+    status: RunStatus
+    revision: int
+    lease_id: UUID | None
+    attempt: int
+    input: JsonObject
+    step_count: int
+    max_steps: int
+    remaining_seconds: float
+    stop_requested: bool
+    pause_requested: bool
+
+    @classmethod
+    def from_row(cls, row: JsonObject) -> Run:
+        user_id = cast("str | None", row["user_id"])
+        lease_id = cast("str | None", row["lease_id"])
+        return cls(
+            id=RunId(UUID(cast("str", row["id"]))),
+            account_id=UUID(cast("str", row["account_id"])),
+            user_id=None if user_id is None else UUID(user_id),
+            engine=cast("str", row["engine"]),
+            status=RunStatus(cast("str", row["status"])),
+            revision=cast("int", row["revision"]),
+            lease_id=None if lease_id is None else UUID(lease_id),
+            attempt=cast("int", row["attempt"]),
+            input=cast("JsonObject", row["input"]),
+            step_count=cast("int", row["step_count"]),
+            max_steps=cast("int", row["max_steps"]),
+            remaining_seconds=float(cast("float", row["remaining_seconds"])),
+            stop_requested=bool(row["stop_requested"]),
+            pause_requested=bool(row["pause_requested"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored file of a run."""
+
+    name: str
+    content: str
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A finished step with what it recorded, in the order in which results were committed."""
+
+    step: Step
+    messages: tuple[NewMessage, ...] = ()
+    plans: tuple[NewPlan, ...] = ()
+
+    @property
+    def output(self) -> JsonObject:
+        """The step's output; empty when it failed."""
+        return self.step.output or {}
+
+    @property
+    def failed(self) -> bool:
+        return self.step.status is not StepStatus.COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """Everything an engine may decide on: the run, its ended steps in commit order, and its open steps."""
+
+    run: Run
+    results: tuple[StepResult, ...]
+    open_steps: tuple[Step, ...]
+
+    @classmethod
+    def from_row(cls, row: JsonObject) -> RunView:
+        """Read one element of what `claim_runs` and `load_run` answer: {run, steps, messages, plans}."""
+        steps = [Step.from_row(step) for step in cast("list[JsonObject]", row["steps"])]
+        messages: dict[int, list[NewMessage]] = {}
+        for message in cast("list[JsonObject]", row["messages"]):
+            messages.setdefault(cast("int", message["step_no"]), []).append(
+                NewMessage(cast("MessageRole", message["role"]), cast("list[Json]", message["content"]))
+            )
+        plans: dict[int, list[NewPlan]] = {}
+        for plan in cast("list[JsonObject]", row["plans"]):
+            plans.setdefault(cast("int", plan["step_no"]), []).append(
+                NewPlan(
+                    cast("str", plan["goal"]), cast("list[Json]", plan["phases"]), cast("str | None", plan["reason"])
+                )
+            )
+        ended = sorted(
+            (step for step in steps if step.status.ended), key=lambda step: (step.finished_revision or 0, step.step_no)
+        )
+        return cls(
+            run=Run.from_row(cast("JsonObject", row["run"])),
+            results=tuple(
+                StepResult(step, tuple(messages.get(step.step_no, ())), tuple(plans.get(step.step_no, ())))
+                for step in ended
+            ),
+            open_steps=tuple(step for step in steps if not step.status.ended),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What `create_run` needs. `account_id` None means the caller's personal account."""
+
+    engine: str
+    input: Mapping[str, Json]
+    account_id: UUID | None = None
+    max_steps: int = 100
+    timeout_seconds: int = 3600
+    max_credits: int | None = None
+    autostart: bool = False
