@@ -1,0 +1,54 @@
+"""Resources every test may ask for. A server is started only when a test wants one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.database import TestServer
+
+_DIRECTORY = "RUNBASE_TEST_SERVER"  # tells xdist's workers where the session's server lives
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[_DIRECTORY] = str(TestServer.reserve())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        TestServer(Path(os.environ.pop(_DIRECTORY))).stop()
+
+
+@pytest.fixture(scope="session")
+def database_server() -> TestServer:
+    return TestServer(Path(os.environ[_DIRECTORY]))
+
+
+@pytest.fixture(scope="session")
+def template_database(database_server: TestServer) -> str:
+    """The database that clones are made of: platform, all migrations, settable clock."""
+    return database_server.template()
+
+
+@pytest.fixture
+def clone_database(database_server: TestServer, template_database: str) -> Iterator[Callable[[], str]]:
+    """Make fresh migrated databases, dropped after the test whoever is connected."""
+    urls: list[str] = []
+
+    def clone() -> str:
+        urls.append(database_server.clone(template_database))
+        return urls[-1]
+
+    yield clone
+    for url in urls:
+        database_server.drop(url)
+
+
+@pytest.fixture
+def database_url(clone_database: Callable[[], str]) -> str:
+    """Superuser's URL of a fresh migrated database."""
+    return clone_database()

@@ -1,0 +1,123 @@
+"""One PostgreSQL server a test session, one fresh database a test.
+
+The server starts when the first test of any xdist worker asks for it and is stopped by the process that started
+pytest. A test's database is a clone of a template that holds the platform and all migrations; the template's name
+is a hash of what made it, so it is built once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import psutil
+import psycopg
+from filelock import FileLock
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from local.config import PROJECT_DIR
+from local.migrate import migrate
+from local.platform import PLATFORM_FILES, apply_platform
+from local.postgres import EPHEMERAL_SETTINGS, PostgresServer
+from tests.support.clock import install_clock
+
+# Autovacuum would hold a template open now and then, and clones wait for that.
+SETTINGS = {**EPHEMERAL_SETTINGS, "autovacuum": "off", "max_connections": "400"}
+MIGRATIONS_DIR = PROJECT_DIR / "supabase" / "migrations"
+
+_PREFIX = "runbase-tests-"
+_numbers = itertools.count(1)
+
+
+class TestServer:
+    """The session's server, shared by all processes that know its directory."""
+
+    __test__ = False
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._url_file = directory / "url"
+        self._lock = FileLock(directory / "session.lock")
+
+    @classmethod
+    def reserve(cls) -> Path:
+        """Name this session's directory, and clear away what killed sessions left. Starts nothing."""
+        for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            pid = left.name.removeprefix(_PREFIX).split("-")[0]
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                cls(left).stop()
+        return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+
+    def url(self) -> str:
+        """Superuser's URL of the running server; starts it if this is the first to ask."""
+        with self._lock:
+            if not self._url_file.exists():
+                server = PostgresServer(self._directory / "data", settings=SETTINGS)
+                server.start()
+                self._url_file.write_text(server.url)
+            return self._url_file.read_text()
+
+    def template(self, *, migrations: Path = MIGRATIONS_DIR) -> str:
+        """Name of the template database, built if it is not there yet."""
+        url, name = self.url(), f"template_{_fingerprint(migrations)}"
+        with self._lock, psycopg.connect(url, autocommit=True) as admin:
+            if not admin.execute("select from pg_database where datname = %s", [name]).fetchall():
+                # Built under another name, so that a failed build is never taken for a template.
+                unfinished = f"unfinished_{name}"
+                _run(admin, "drop database if exists {} with (force)", unfinished)
+                _run(admin, "create database {}", unfinished)
+                asyncio.run(_furnish(make_conninfo(url, dbname=unfinished), migrations))
+                _run(admin, "alter database {} rename to {}", unfinished, name)
+        return name
+
+    def clone(self, template: str) -> str:
+        """Create a database of its own from `template` and return its URL."""
+        url, name = self.url(), f"test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(url, autocommit=True) as admin:
+            _run(admin, "create database {} template {} strategy file_copy", name, template)
+        return url.replace("/postgres?", f"/{name}?")
+
+    def drop(self, database_url: str) -> None:
+        """Drop a clone, whoever is still connected. A replication slot in it would keep it: drop those first."""
+        name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+        with psycopg.connect(self.url(), autocommit=True) as admin:
+            admin.execute(
+                "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots"
+                " where database = %s and active",
+                [name],
+            )
+            admin.execute(
+                "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+                " where database = %s and not temporary",
+                [name],
+            )
+            _run(admin, "drop database if exists {} with (force)", str(name))
+
+    def stop(self) -> None:
+        """Stop the server, if it ever ran, and delete everything."""
+        PostgresServer(self._directory / "data").stop(immediate=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+async def _furnish(dsn: str, migrations: Path) -> None:
+    await apply_platform(dsn)
+    await migrate(dsn, migrations)
+    await install_clock(dsn)
+
+
+def _fingerprint(migrations: Path) -> str:
+    files = [*PLATFORM_FILES, *sorted(migrations.glob("*.sql")), migrations.parent / "seed.sql"]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + (file.read_bytes() if file.exists() else b""))
+    return digest.hexdigest()[:16]
+
+
+def _run(admin: psycopg.Connection, statement: str, *names: str) -> None:
+    admin.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
