@@ -1,0 +1,125 @@
+"""What clients send, checked as strictly as GoTrue decodes it: a wrong type is refused, an unknown key is not.
+
+The official clients send null or "" for what they leave out, so both mean absent.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from local.auth.errors import AuthError, invalid
+
+# The HTML standard's definition of a valid e-mail address, which GoTrue also checks with.
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+")
+_DURATION_TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_MAX_EMAIL_LENGTH = 255  # of the column
+
+
+def _blank_to_none(value: object) -> object:
+    return None if value == "" else value
+
+
+Text = Annotated[str | None, BeforeValidator(_blank_to_none)]
+Metadata = dict[str, Any]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class SignUp(_Body):
+    email: Text = None
+    phone: Text = None
+    password: Text = None
+    data: Metadata | None = None
+
+
+class PasswordGrant(_Body):
+    email: Text = None
+    phone: Text = None
+    password: str | None = None
+
+
+class RefreshGrant(_Body):
+    refresh_token: Text = None
+
+
+class UserUpdate(_Body):
+    email: Text = None
+    phone: Text = None
+    password: Text = None
+    data: Metadata | None = None
+    app_metadata: Metadata | None = None
+
+
+class AdminUser(_Body):
+    """One body for create and update; `id` counts at create only."""
+
+    id: Text = None
+    email: Text = None
+    phone: Text = None
+    password: Text = None
+    password_hash: Text = None
+    email_confirm: bool | None = None
+    role: Text = None
+    user_metadata: Metadata | None = None
+    app_metadata: Metadata | None = None
+    ban_duration: Text = None
+
+
+class DeleteUser(_Body):
+    should_soft_delete: bool | None = Field(default=None)
+
+
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
+async def read(request: Request, body: type[BodyT], *, optional: bool = False) -> BodyT:
+    """Decode the request's body. `optional`: no body at all is an empty object.
+
+    Raises:
+        AuthError: bad_json, naming the first field that is wrong, never its value.
+    """
+    raw = await request.body()
+    try:
+        return body.model_validate_json(raw or b"{}" if optional else raw)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"] if part != "function-before[_blank_to_none()]")
+        where = f" at {field!r}" if field else ""
+        raise AuthError(400, "bad_json", f"Could not parse request body as JSON{where}: {first['msg']}") from exc
+
+
+def email_address(text: str) -> str:
+    """The address as it is stored and looked up: lower case."""
+    if len(text) > _MAX_EMAIL_LENGTH or not _EMAIL.fullmatch(text):
+        raise invalid("Unable to validate email address: invalid format")
+    return text.lower()
+
+
+def ban_seconds(duration: str) -> float:
+    """Seconds of a Go duration (`1h30m`); 0 for `none`, which lifts a ban."""
+    if duration == "none":
+        return 0
+    if not _DURATION.fullmatch(duration):
+        raise invalid("invalid format for ban duration: expected none or a duration such as 24h or 1h30m")
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_TERM.findall(duration))
+
+
+def uuid_of(text: str, *, otherwise: AuthError) -> UUID:
+    """Read a UUID as Postgres writes it; the other spellings Python knows are refused."""
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        raise otherwise from None
+    if str(parsed) != text.lower():
+        raise otherwise
+    return parsed

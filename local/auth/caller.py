@@ -1,0 +1,77 @@
+"""Who calls: the bearer token, then the user and session it names.
+
+A signature proves only who once signed in. The user and the session are looked up on every call, so a deleted user
+and a session signed out elsewhere are refused at once, before their token expires.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from local.auth import sessions, users
+from local.auth.bodies import uuid_of
+from local.auth.database import Cursor
+from local.auth.errors import AuthError
+from local.auth.sessions import Session
+from local.auth.users import User
+from local.keys import Claims, InvalidToken, Keys
+
+ADMIN_ROLES = frozenset({"service_role", "supabase_admin"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A signed-in user. A token made outside a sign-in may name no session."""
+
+    user: User
+    session: Session | None
+
+
+def claims_of(request: Request, keys: Keys) -> Claims:
+    """The claims of the request's bearer token, or of the key that stands in for it.
+
+    Raises:
+        AuthError: 401 no_authorization, or 403 bad_jwt.
+    """
+    authorization = keys.authorization_for(request.headers.get("apikey"), request.headers.get("authorization")) or ""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise AuthError(401, "no_authorization", "This endpoint requires a Bearer token")
+    try:
+        return keys.verify_jwt(token.strip())
+    except InvalidToken as exc:
+        raise _bad_jwt(f"invalid JWT: unable to parse or verify signature, {exc}") from exc
+
+
+def require_admin(request: Request, keys: Keys) -> None:
+    """Let only the service role (or the platform's own admin) through."""
+    if claims_of(request, keys).get("role") not in ADMIN_ROLES:
+        raise AuthError(403, "not_admin", "User not allowed")
+
+
+async def caller_of(request: Request, keys: Keys, cursor: Cursor) -> Caller:
+    """The user and session behind the request.
+
+    Raises:
+        AuthError: as `claims_of`; 403 user_not_found or session_not_found when the token outlived them.
+    """
+    claims = claims_of(request, keys)
+    if not claims.get("sub"):
+        raise _bad_jwt("invalid claim: missing sub claim")
+    user_id = uuid_of(str(claims["sub"]), otherwise=_bad_jwt("invalid claim: sub claim must be a UUID"))
+    user = await users.find(cursor, user_id)
+    if user is None:
+        raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+    if not claims.get("session_id"):
+        return Caller(user, None)
+    wrong_session = _bad_jwt("invalid claim: session_id claim must be a UUID")
+    session = await sessions.find(cursor, uuid_of(str(claims["session_id"]), otherwise=wrong_session))
+    if session is None or session.user_id != user.id:
+        raise AuthError(403, "session_not_found", "Session from session_id claim in JWT does not exist")
+    return Caller(user, session)
+
+
+def _bad_jwt(message: str) -> AuthError:
+    return AuthError(403, "bad_jwt", message)

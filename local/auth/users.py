@@ -1,0 +1,280 @@
+"""auth.users and auth.identities: one user, read and written as a whole.
+
+A user is always read with the identities it signs in by, and always read again after a write: triggers may have
+changed the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg.types.json import Jsonb
+
+from local.auth.database import Cursor
+
+AUDIENCE = "authenticated"
+
+Metadata = dict[str, Any]
+
+_SELECT = """
+    select u.*,
+      coalesce(
+        (select jsonb_agg(to_jsonb(i) order by i.created_at, i.id) from auth.identities i where i.user_id = u.id), '[]'
+      ) as identities,
+      coalesce(u.banned_until > now(), false) as banned
+    from auth.users u
+"""
+_INSERT = """
+    insert into auth.users (
+      instance_id, id, aud, role, email, encrypted_password, email_confirmed_at, banned_until,
+      raw_app_meta_data, raw_user_meta_data, is_anonymous, created_at, updated_at,
+      confirmation_token, recovery_token, email_change_token_new, email_change
+    ) values (
+      '00000000-0000-0000-0000-000000000000', %(id)s, %(aud)s, %(role)s, %(email)s, %(password_hash)s,
+      case when %(confirmed)s then now() end, now() + make_interval(secs => %(ban_seconds)s::float8),
+      %(app_metadata)s, %(user_metadata)s, %(is_anonymous)s, now(), now(), '', '', '', ''
+    )
+"""
+_UPDATE = """
+    update auth.users set
+      email = coalesce(%(email)s, email),
+      encrypted_password = coalesce(%(password_hash)s, encrypted_password),
+      role = coalesce(%(role)s, role),
+      email_confirmed_at = case when %(confirm)s then coalesce(email_confirmed_at, now()) else email_confirmed_at end,
+      is_anonymous = is_anonymous and not %(confirm)s,
+      banned_until = case
+        when %(ban_seconds)s::float8 is null then banned_until
+        when %(ban_seconds)s::float8 > 0 then now() + make_interval(secs => %(ban_seconds)s)
+      end,
+      raw_user_meta_data = (coalesce(raw_user_meta_data, '{}') || %(user_set)s) - %(user_drop)s::text[],
+      raw_app_meta_data = (coalesce(raw_app_meta_data, '{}') || %(app_set)s) - %(app_drop)s::text[],
+      updated_at = now()
+    where id = %(id)s
+"""
+_EMAIL_IDENTITY = """
+    insert into auth.identities (provider_id, user_id, identity_data, provider, last_sign_in_at, created_at, updated_at)
+    values (%(id)s::text, %(id)s, %(data)s, 'email', now(), now(), now())
+    on conflict (provider_id, provider) do update
+      set identity_data = identities.identity_data || excluded.identity_data, updated_at = now()
+"""
+# The address is freed for a new user, and what is left of the old one names nobody.
+_SOFT_DELETE = """
+    with hidden as (
+      update auth.users set
+        email = encode(sha256(convert_to(id::text || coalesce(email, ''), 'utf8')), 'hex'),
+        encrypted_password = '', raw_user_meta_data = '{}', raw_app_meta_data = '{}',
+        deleted_at = now(), updated_at = now()
+      where id = %(id)s and deleted_at is null
+      returning id
+    ), signed_out as (
+      delete from auth.sessions where user_id in (select id from hidden)
+    )
+    delete from auth.identities where user_id in (select id from hidden)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as stored. `to_body` is what a client may see of it."""
+
+    id: UUID
+    role: str
+    email: str | None
+    password_hash: str | None
+    is_anonymous: bool
+    is_banned: bool
+    is_confirmed: bool
+    app_metadata: Metadata
+    user_metadata: Metadata
+    body: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> User:
+        return cls(
+            id=row["id"],
+            role=row["role"] or "",
+            email=row["email"],
+            password_hash=row["encrypted_password"],
+            is_anonymous=row["is_anonymous"],
+            is_banned=row["banned"],
+            is_confirmed=row["email_confirmed_at"] is not None,
+            app_metadata=row["raw_app_meta_data"] or {},
+            user_metadata=row["raw_user_meta_data"] or {},
+            body=_body(row),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A user to be stored; without an e-mail address it is an anonymous one."""
+
+    email: str | None = None
+    password_hash: str | None = None
+    confirmed: bool = False
+    role: str = AUDIENCE
+    ban_seconds: float = 0
+    id: UUID = field(default_factory=uuid4)
+    app_metadata: Metadata = field(default_factory=dict[str, Any])
+    user_metadata: Metadata = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class UserChange:
+    """What to write over a user; None leaves as it is, and a None inside metadata drops that key.
+
+    `ban_seconds` 0 lifts a ban. To confirm the address makes an anonymous user a permanent one.
+    """
+
+    email: str | None = None
+    password_hash: str | None = None
+    confirm: bool = False
+    role: str | None = None
+    ban_seconds: float | None = None
+    app_metadata: Metadata = field(default_factory=dict[str, Any])
+    user_metadata: Metadata = field(default_factory=dict[str, Any])
+
+
+async def insert(cursor: Cursor, new: NewUser) -> None:
+    """Store a user, with an e-mail identity if it has an address.
+
+    Raises:
+        UniqueViolation: the address or the id is taken.
+    """
+    await cursor.execute(
+        _INSERT,
+        {
+            "id": new.id,
+            "aud": AUDIENCE,
+            "role": new.role,
+            "email": new.email,
+            "password_hash": new.password_hash,
+            "confirmed": new.confirmed,
+            "ban_seconds": new.ban_seconds or None,
+            "app_metadata": Jsonb(new.app_metadata),
+            "user_metadata": Jsonb(new.user_metadata),
+            "is_anonymous": new.email is None,
+        },
+    )
+    if new.email is not None:
+        await _write_email_identity(cursor, new.id, new.email)
+
+
+async def update(cursor: Cursor, user_id: UUID, change: UserChange) -> None:
+    """Write `change` over the user.
+
+    Raises:
+        UniqueViolation: the address is another user's.
+    """
+    await cursor.execute(
+        _UPDATE,
+        {
+            "id": user_id,
+            "email": change.email,
+            "password_hash": change.password_hash,
+            "role": change.role,
+            "confirm": change.confirm,
+            "ban_seconds": change.ban_seconds,
+            "user_set": Jsonb(_present(change.user_metadata)),
+            "user_drop": _dropped(change.user_metadata),
+            "app_set": Jsonb(_present(change.app_metadata)),
+            "app_drop": _dropped(change.app_metadata),
+        },
+    )
+    if change.email is not None:
+        await _write_email_identity(cursor, user_id, change.email)
+
+
+async def find(cursor: Cursor, user_id: UUID) -> User | None:
+    await cursor.execute(f"{_SELECT} where u.id = %s", (user_id,))
+    row = await cursor.fetchone()
+    return User.from_row(row) if row else None
+
+
+async def find_by_email(cursor: Cursor, email: str) -> User | None:
+    await cursor.execute(f"{_SELECT} where u.email = %s and not u.is_sso_user", (email,))
+    row = await cursor.fetchone()
+    return User.from_row(row) if row else None
+
+
+async def find_page(cursor: Cursor, *, limit: int, offset: int) -> tuple[list[User], int]:
+    """Users, newest first, and how many there are in all."""
+    await cursor.execute(f"{_SELECT} order by u.created_at desc, u.id limit %s offset %s", (limit, offset))
+    found = [User.from_row(row) for row in await cursor.fetchall()]
+    await cursor.execute("select count(*) as total from auth.users")
+    row = await cursor.fetchone()
+    return found, row["total"] if row else 0
+
+
+async def delete(cursor: Cursor, user_id: UUID, *, soft: bool) -> None:
+    """Remove the user and all that hangs on it, or (soft) keep a nameless row that foreign keys may point to."""
+    if soft:
+        await cursor.execute(_SOFT_DELETE, {"id": user_id})
+    else:
+        await cursor.execute("delete from auth.users where id = %s", (user_id,))
+
+
+async def _write_email_identity(cursor: Cursor, user_id: UUID, email: str) -> None:
+    data = {"sub": str(user_id), "email": email, "email_verified": False, "phone_verified": False}
+    await cursor.execute(_EMAIL_IDENTITY, {"id": user_id, "data": Jsonb(data)})
+
+
+def _present(metadata: Metadata) -> Metadata:
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def _dropped(metadata: Metadata) -> list[str]:
+    return [key for key, value in metadata.items() if value is None]
+
+
+def _body(row: dict[str, Any]) -> dict[str, Any]:
+    """The user object of every reply. Times that never were are left out, as GoTrue leaves them out."""
+    times = {
+        name: _rfc3339(row[name])
+        for name in (
+            "email_confirmed_at",
+            "phone_confirmed_at",
+            "confirmed_at",
+            "last_sign_in_at",
+            "created_at",
+            "updated_at",
+            "banned_until",
+            "deleted_at",
+        )
+        if row[name] is not None
+    }
+    return {
+        "id": str(row["id"]),
+        "aud": row["aud"] or "",
+        "role": row["role"] or "",
+        "email": row["email"] or "",
+        "phone": row["phone"] or "",
+        "app_metadata": row["raw_app_meta_data"] or {},
+        "user_metadata": row["raw_user_meta_data"] or {},
+        "identities": [_identity_body(identity) for identity in row["identities"]],
+        "is_anonymous": row["is_anonymous"],
+        **times,
+    }
+
+
+def _identity_body(identity: dict[str, Any]) -> dict[str, Any]:
+    times = {
+        name: _rfc3339(datetime.fromisoformat(identity[name]))
+        for name in ("last_sign_in_at", "created_at", "updated_at")
+        if identity[name] is not None
+    }
+    return {
+        "identity_id": identity["id"],
+        "id": identity["provider_id"],
+        "user_id": identity["user_id"],
+        "identity_data": identity["identity_data"],
+        "provider": identity["provider"],
+        "email": identity["email"] or "",
+        **times,
+    }
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
