@@ -1,0 +1,82 @@
+-- Accounts: who owns rows and pays. A personal account comes with each user and has the user's id; organisations are
+-- accounts with members and roles. Every policy asks one helper, private.my_account_ids().
+-- Tables: public.accounts, public.account_members. Adds a trigger to auth.users. Nothing destructive.
+
+create schema if not exists private;
+revoke all on schema private from public;
+comment on schema private is 'Helpers, transition tables and definer functions; never exposed by the API.';
+
+-- Grants are explicit. The form with `in schema` cannot take away what PUBLIC has by default, so it stands without.
+alter default privileges revoke execute on functions from public;
+alter default privileges in schema public revoke all on tables from anon, authenticated, service_role;
+alter default privileges in schema public revoke all on sequences from anon, authenticated, service_role;
+alter default privileges in schema public revoke execute on functions from anon, authenticated, service_role;
+
+-- The one clock. Leases and deadlines need the time now, not the time the transaction began. Tests replace it.
+create function private.clock()
+  returns timestamptz language sql volatile set search_path = '' as $$ select pg_catalog.clock_timestamp() $$;
+
+create type public.account_kind as enum ('personal', 'organisation');
+create type public.account_role as enum ('owner', 'admin', 'member', 'viewer');
+
+create table public.accounts (
+  id uuid primary key default gen_random_uuid(),
+  kind public.account_kind not null,
+  name text not null check (char_length(name) between 1 and 200),
+  created_at timestamptz not null default private.clock()
+);
+comment on table public.accounts is 'Who owns and pays. Never deleted with a user: the ledger refers to it.';
+
+create table public.account_members (
+  account_id uuid not null references public.accounts (id) on delete cascade,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  role public.account_role not null,
+  created_at timestamptz not null default private.clock(),
+  primary key (account_id, user_id)
+);
+comment on table public.account_members is 'Viewers read, members create and control their own, admins and owners all.';
+create index account_members_user_id on public.account_members (user_id);
+
+-- The accounts whose rows the caller may read. Definer: a policy on account_members would otherwise ask itself.
+create function private.my_account_ids()
+  returns setof uuid language sql stable security definer set search_path = '' rows 3 as $$
+  select account_id from public.account_members where user_id = (select auth.uid())
+$$;
+grant execute on function private.my_account_ids() to authenticated;
+
+-- The caller's role in an account, null when not a member.
+create function private.my_role(p_account_id uuid)
+  returns public.account_role language sql stable security definer set search_path = '' as $$
+  select role from public.account_members where account_id = p_account_id and user_id = (select auth.uid())
+$$;
+
+alter table public.accounts enable row level security;
+revoke all on public.accounts from anon, authenticated, service_role;
+grant select on public.accounts to authenticated, service_role;
+create policy "Members read their accounts" on public.accounts
+  for select to authenticated using (id in (select private.my_account_ids()));
+
+alter table public.account_members enable row level security;
+revoke all on public.account_members from anon, authenticated, service_role;
+grant select on public.account_members to authenticated, service_role;
+create policy "Members read who else is a member" on public.account_members
+  for select to authenticated using (account_id in (select private.my_account_ids()));
+
+-- Makes a user's personal account if it is missing. Safe to repeat and to race.
+create function private.ensure_personal_account(p_user_id uuid)
+  returns void language plpgsql security definer set search_path = '' as $$
+begin
+  insert into public.accounts (id, kind, name) values (p_user_id, 'personal', 'Personal') on conflict do nothing;
+  insert into public.account_members (account_id, user_id, role)
+    values (p_user_id, p_user_id, 'owner') on conflict do nothing;
+end $$;
+
+create function private.on_user_created()
+  returns trigger language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.ensure_personal_account(new.id);
+  return new;
+end $$;
+
+create trigger runbase_personal_account after insert on auth.users
+  for each row execute function private.on_user_created();

@@ -1,0 +1,289 @@
+-- Runs and what they record. A run is a row; its steps, plans, messages, artifacts, log lines and questions hang on its
+-- id without foreign keys, because they are written with every step (foreign keys there cost 10-50 % of throughput).
+-- Users read under row-level security; only the functions of the next files write.
+-- Tables: agent_runs agent_steps agent_plans agent_messages agent_artifacts agent_task_logs human_requests,
+-- private.run_transitions private.step_transitions private.idempotency_keys private.step_deltas. Nothing destructive.
+
+create type public.run_status as enum (
+  'created',         -- -> queued cancelled
+  'queued',          -- -> planning executing paused cancelled timeout failed
+  'planning',        -- -> executing queued awaiting_input paused failed cancelled timeout
+  'executing',       -- -> planning queued awaiting_input paused completed failed cancelled timeout
+  'awaiting_input',  -- -> queued paused cancelled timeout
+  'paused',          -- -> queued cancelled timeout
+  'completed', 'failed', 'cancelled', 'timeout'  -- final
+);
+create type public.step_status as enum ('pending', 'running', 'completed', 'failed', 'skipped', 'cancelled');
+create type public.step_effect as enum ('pure', 'idempotent', 'effectful');
+create type public.log_type as enum (
+  'info', 'success', 'error', 'warning', 'state_transition', 'tool_success', 'tool_error', 'phase_advance',
+  'user_input_required'
+);
+
+-- The table of moves; shared/runs/status.py holds the same, and a test proves them equal.
+create table private.run_transitions (
+  from_status public.run_status not null,
+  to_status public.run_status not null,
+  primary key (from_status, to_status)
+);
+insert into private.run_transitions values
+  ('created', 'queued'), ('created', 'cancelled'),
+  ('queued', 'planning'), ('queued', 'executing'), ('queued', 'paused'), ('queued', 'cancelled'),
+  ('queued', 'timeout'), ('queued', 'failed'),
+  ('planning', 'executing'), ('planning', 'queued'), ('planning', 'awaiting_input'), ('planning', 'paused'),
+  ('planning', 'failed'), ('planning', 'cancelled'), ('planning', 'timeout'),
+  ('executing', 'planning'), ('executing', 'queued'), ('executing', 'awaiting_input'), ('executing', 'paused'),
+  ('executing', 'completed'), ('executing', 'failed'), ('executing', 'cancelled'), ('executing', 'timeout'),
+  ('awaiting_input', 'queued'), ('awaiting_input', 'paused'), ('awaiting_input', 'cancelled'),
+  ('awaiting_input', 'timeout'),
+  ('paused', 'queued'), ('paused', 'cancelled'), ('paused', 'timeout');
+alter table private.run_transitions enable row level security;
+
+create table private.step_transitions (
+  from_status public.step_status not null,
+  to_status public.step_status not null,
+  primary key (from_status, to_status)
+);
+insert into private.step_transitions values
+  ('pending', 'running'), ('pending', 'skipped'), ('pending', 'cancelled'),
+  ('running', 'pending'), ('running', 'completed'), ('running', 'failed'), ('running', 'skipped'),
+  ('running', 'cancelled');
+alter table private.step_transitions enable row level security;
+
+create table public.agent_runs (
+  id uuid primary key default gen_random_uuid(),
+  account_id uuid not null,
+  user_id uuid,
+  engine text not null check (engine ~ '^[a-z][a-z0-9_]{0,31}$'),
+  status public.run_status not null default 'created',
+  resumes_as public.run_status not null default 'planning' check (resumes_as in ('planning', 'executing')),
+  revision bigint not null default 1,
+  input jsonb not null default '{}' check (jsonb_typeof(input) = 'object'),
+  output jsonb,
+  error jsonb,
+  available_at timestamptz not null default 'infinity',
+  started_at timestamptz,
+  paused_at timestamptz,
+  deadline_at timestamptz,
+  finished_at timestamptz,
+  created_at timestamptz not null default private.clock(),
+  updated_at timestamptz not null default private.clock(),
+  lease_id uuid,
+  lease_owner text,
+  lease_expires_at timestamptz,
+  attempt integer not null default 0,
+  max_attempts integer not null default 5 check (max_attempts between 1 and 100),
+  stop_requested_at timestamptz,
+  pause_requested_at timestamptz,
+  max_steps integer not null default 100 check (max_steps between 1 and 10000),
+  timeout_seconds integer not null default 3600 check (timeout_seconds between 1 and 604800),
+  step_count integer not null default 0,
+  max_credits bigint check (max_credits > 0),
+  credits_held bigint not null default 0 check (credits_held >= 0),
+  credits_reserved bigint not null default 0 check (credits_reserved >= 0),
+  credits_spent bigint not null default 0 check (credits_spent >= 0),
+  log_seq bigint not null default 0,
+  broadcast_seq bigint not null default 0,
+  broadcast_at timestamptz,
+  forked_from uuid,
+  fork_step integer,
+  constraint agent_runs_lease_while_running check (
+    (status in ('planning', 'executing')) = (lease_id is not null)
+    and (lease_id is null) = (lease_owner is null)
+    and (lease_id is null) = (lease_expires_at is null)
+  ),
+  constraint agent_runs_finished_at_the_end check (
+    (status in ('completed', 'failed', 'cancelled', 'timeout')) = (finished_at is not null)
+  )
+) with (fillfactor = 70);  -- room for HOT updates: a run row changes with every step
+comment on table public.agent_runs is 'One execution of any engine. Written by functions only; revision rises with every transition.';
+comment on column public.agent_runs.resumes_as is 'What a claim moves a queued run to: planning or executing.';
+comment on column public.agent_runs.revision is
+  'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
+comment on column public.agent_runs.available_at is 'A queued run may be claimed from here on; infinity waits for an event.';
+comment on column public.agent_runs.lease_id is 'The fence: new at every claim, named by every advance.';
+comment on column public.agent_runs.attempt is 'Leases that expired since the last completed step; above max_attempts the run is poison.';
+comment on column public.agent_runs.deadline_at is 'Set at start, moved by paused time; over it the run ends as timeout.';
+comment on column public.agent_runs.credits_held is 'What is left of the hold, in micro-credits.';
+comment on column public.agent_runs.credits_reserved is 'The upper bounds of the steps that are open, part of credits_held.';
+comment on column public.agent_runs.log_seq is 'The seq of the last log line; gap-free from 1.';
+comment on column public.agent_runs.broadcast_seq is 'The seq of the last log line that was broadcast.';
+
+-- Never an index on revision, lease_expires_at, updated_at or a counter: steps must stay HOT updates.
+create index agent_runs_due on public.agent_runs (available_at, id) where status = 'queued';
+create index agent_runs_leased on public.agent_runs (id) where status in ('planning', 'executing');
+create index agent_runs_deadline on public.agent_runs (deadline_at) where status in ('queued', 'awaiting_input');
+create index agent_runs_history on public.agent_runs (account_id, created_at desc, id);
+create index agent_runs_forked_from on public.agent_runs (forked_from) where forked_from is not null;
+
+create table public.agent_steps (
+  run_id uuid not null,
+  step_no integer not null,
+  account_id uuid not null,
+  key text not null,
+  kind text not null,
+  name text not null,
+  phase text,
+  status public.step_status not null,
+  attempt integer not null default 1,
+  failed_attempts integer not null default 0,
+  max_attempts integer not null default 3,
+  effect public.step_effect not null,
+  effect_key uuid not null,
+  input jsonb not null default '{}',
+  output jsonb,
+  error jsonb,
+  waits_for text check (waits_for in ('human', 'timer', 'child', 'event')),
+  available_at timestamptz not null default private.clock(),
+  timeout_seconds double precision not null,
+  credits_bound bigint not null default 0 check (credits_bound >= 0),
+  credits_spent bigint not null default 0 check (credits_spent >= 0),
+  started_at timestamptz,
+  finished_at timestamptz,
+  finished_revision bigint,
+  primary key (run_id, step_no)
+) with (fillfactor = 80);
+comment on table public.agent_steps is 'A unit of work with a stored result, numbered from 1 within its run.';
+comment on column public.agent_steps.key is 'The engine''s name of the step, the same whenever the same decision is drawn.';
+comment on column public.agent_steps.attempt is 'Tries so far; each is booked apart. failed_attempts counts those that max_attempts limits.';
+comment on column public.agent_steps.effect_key is 'What outward calls carry as idempotency key; attempts and retry keep it.';
+comment on column public.agent_steps.finished_revision is 'The run''s revision that committed the result: the order of results.';
+
+create table public.agent_plans (
+  run_id uuid not null,
+  number integer not null,
+  account_id uuid not null,
+  step_no integer not null,
+  goal text not null,
+  phases jsonb not null,
+  reason text,
+  created_at timestamptz not null default private.clock(),
+  primary key (run_id, number)
+);
+comment on table public.agent_plans is 'The plans of a run; a replan is the next number and says its reason.';
+
+create table public.agent_messages (
+  run_id uuid not null,
+  message_no bigint generated always as identity,
+  account_id uuid not null,
+  step_no integer not null,
+  role text not null check (role in ('user', 'assistant', 'tool')),
+  content jsonb not null,
+  created_at timestamptz not null default private.clock(),
+  primary key (run_id, message_no)
+);
+comment on table public.agent_messages is 'The conversation of a run in order of message_no. Text lives here once; steps refer to it.';
+
+create table public.agent_artifacts (
+  run_id uuid not null,
+  artifact_no bigint generated always as identity,
+  account_id uuid not null,
+  step_no integer not null,
+  name text not null check (char_length(name) between 1 and 200),
+  content_type text not null,
+  content text not null check (octet_length(content) <= 65536),
+  size_bytes integer not null,
+  created_at timestamptz not null default private.clock(),
+  primary key (run_id, artifact_no)
+);
+comment on table public.agent_artifacts is 'Files that steps produced; the newest artifact_no of a name is current.';
+
+create table public.agent_task_logs (
+  id bigint generated always as identity,
+  run_id uuid not null,
+  seq bigint not null,
+  account_id uuid not null,
+  log_type public.log_type not null,
+  message text not null check (octet_length(message) <= 8192),
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default private.clock(),
+  primary key (run_id, seq)
+);
+comment on table public.agent_task_logs is 'What a run tells its people: append-only, gap-free by seq, broadcast and published.';
+comment on column public.agent_task_logs.id is 'A number over all runs; the key is (run_id, seq), which keeps inserts cheap.';
+
+create table public.human_requests (
+  id uuid primary key default gen_random_uuid(),
+  run_id uuid not null,
+  account_id uuid not null,
+  step_no integer not null,
+  kind text not null check (kind in ('question', 'approval')),
+  prompt text not null,
+  options jsonb not null default '[]' check (jsonb_typeof(options) = 'array'),
+  status text not null default 'open' check (status in ('open', 'answered', 'cancelled')),
+  response jsonb,
+  responded_by uuid,
+  created_at timestamptz not null default private.clock(),
+  responded_at timestamptz
+);
+comment on table public.human_requests is 'Questions of a run to its people; an answer completes the step that asked.';
+create index human_requests_run_id on public.human_requests (run_id);
+create index human_requests_account_id on public.human_requests (account_id, created_at desc);
+
+create table private.idempotency_keys (
+  account_id uuid not null,
+  action text not null,
+  key text not null check (char_length(key) between 1 and 200),
+  fingerprint bytea not null,
+  response jsonb,
+  created_at timestamptz not null default private.clock(),
+  primary key (account_id, action, key)
+);
+comment on table private.idempotency_keys is 'The first answer to each key, scoped to account and action.';
+alter table private.idempotency_keys enable row level security;
+
+-- Model output while it is being written. Unlogged: losing it costs nothing, the step's full text is stored at its end.
+create unlogged table private.step_deltas (
+  run_id uuid not null,
+  step_no integer not null,
+  attempt integer not null,
+  text_offset integer not null,
+  text text not null,
+  primary key (run_id, step_no, attempt, text_offset)
+);
+alter table private.step_deltas enable row level security;
+
+-- Members read the runs of their accounts; every write goes through functions. service_role reads too, and writes no more.
+do $$
+declare
+  v_table text;
+begin
+  foreach v_table in array array['agent_runs', 'agent_steps', 'agent_plans', 'agent_messages', 'agent_artifacts',
+    'agent_task_logs', 'human_requests']
+  loop
+    execute format('alter table public.%I enable row level security', v_table);
+    execute format('revoke all on public.%I from anon, authenticated, service_role', v_table);
+    execute format('grant select on public.%I to authenticated, service_role', v_table);
+    execute format(
+      'create policy "Members read what belongs to their accounts" on public.%I for select to authenticated '
+      'using (account_id in (select private.my_account_ids()))', v_table);
+  end loop;
+end $$;
+
+-- The guard: no other move, whoever asks.
+create function private.guard_run()
+  returns trigger language plpgsql set search_path = '' as $$
+begin
+  if not exists (
+    select from private.run_transitions t where t.from_status = old.status and t.to_status = new.status
+  ) then
+    raise exception 'Run % is % and cannot become %', old.id, old.status, new.status using errcode = 'RUN02';
+  end if;
+  return new;
+end $$;
+create trigger guard before update of status on public.agent_runs
+  for each row when (old.status is distinct from new.status) execute function private.guard_run();
+
+create function private.guard_step()
+  returns trigger language plpgsql set search_path = '' as $$
+begin
+  if not exists (
+    select from private.step_transitions t where t.from_status = old.status and t.to_status = new.status
+  ) then
+    raise exception 'Step % of run % is % and cannot become %', old.step_no, old.run_id, old.status, new.status
+      using errcode = 'RUN02';
+  end if;
+  return new;
+end $$;
+create trigger guard before update of status on public.agent_steps
+  for each row when (old.status is distinct from new.status) execute function private.guard_step();

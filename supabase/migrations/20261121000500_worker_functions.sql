@@ -1,0 +1,557 @@
+-- The run's life as workers see it: claim, advance, heartbeat, load. Granted to service_role alone, which has no write
+-- grant on the tables. Nothing destructive.
+-- Lock order: run rows by id, then credit accounts by id. All time is private.clock().
+-- Errors: RUN11 unknown version of the batch, RUN12 the batch does not fit the recorded steps.
+
+-- One run as a worker and its engine need it: {run, steps, messages, plans}.
+create function private.run_view(p_run_ids uuid[])
+  returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'run', jsonb_build_object(
+      'id', r.id, 'account_id', r.account_id, 'user_id', r.user_id, 'engine', r.engine, 'status', r.status,
+      'revision', r.revision, 'lease_id', r.lease_id, 'attempt', r.attempt, 'input', r.input,
+      'step_count', r.step_count, 'max_steps', r.max_steps,
+      'remaining_seconds', extract(epoch from r.deadline_at - c.now),
+      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null),
+    'steps', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'step_no', s.step_no, 'key', s.key, 'kind', s.kind, 'name', s.name, 'status', s.status, 'attempt', s.attempt,
+        'failed_attempts', s.failed_attempts, 'max_attempts', s.max_attempts, 'effect', s.effect,
+        'effect_key', s.effect_key, 'input', s.input, 'output', s.output, 'error', s.error, 'waits_for', s.waits_for,
+        'due_in_seconds', case when s.available_at = 'infinity' then 1e9
+          else greatest(0, extract(epoch from s.available_at - c.now)) end,
+        'timeout_seconds', s.timeout_seconds, 'credits_bound', s.credits_bound, 'phase', s.phase,
+        'finished_revision', s.finished_revision) order by s.step_no), '[]')
+      from public.agent_steps s where s.run_id = r.id),
+    'messages', (
+      select coalesce(jsonb_agg(jsonb_build_object('step_no', m.step_no, 'role', m.role, 'content', m.content)
+        order by m.message_no), '[]')
+      from public.agent_messages m where m.run_id = r.id),
+    'plans', (
+      select coalesce(jsonb_agg(jsonb_build_object('step_no', p.step_no, 'goal', p.goal, 'phases', p.phases,
+        'reason', p.reason) order by p.number), '[]')
+      from public.agent_plans p where p.run_id = r.id)
+  ) order by r.id), '[]')
+  from public.agent_runs r, (select private.clock() as now) c
+  where r.id = any (p_run_ids)
+$$;
+
+-- Ends what nobody else will end: expired leases of runs that are to stop, are over their deadline or are poison, and
+-- waiting runs over their deadline. At most p_limit of each a call; rows that somebody holds are left for the next.
+create function private.sweep_runs(p_limit integer, p_now timestamptz)
+  returns integer language plpgsql security definer set search_path = '' as $$
+declare
+  v_row record;
+  v_ended integer := 0;
+begin
+  for v_row in
+    with stuck as (
+      select r.id, r.stop_requested_at, r.deadline_at, r.attempt, r.max_attempts, r.error
+      from public.agent_runs r
+      where r.status in ('planning', 'executing') and r.lease_expires_at < p_now
+        and (r.stop_requested_at is not null or r.deadline_at <= p_now or r.attempt + 1 >= r.max_attempts)
+      order by r.id limit p_limit for update skip locked
+    ), late as (
+      select r.id from public.agent_runs r
+      where r.status in ('queued', 'awaiting_input') and r.deadline_at <= p_now
+      order by r.deadline_at limit p_limit for update skip locked
+    ), verdict as (
+      select id, 'cancelled'::public.run_status as status, null::jsonb as error from stuck
+        where stop_requested_at is not null
+      union all
+      select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
+        from stuck where stop_requested_at is null and deadline_at <= p_now
+      union all
+      select id, 'failed', jsonb_build_object('code', 'poison', 'retryable', false, 'message',
+          format('The worker was lost %s times in a row while it held this run', attempt + 1), 'details', error)
+        from stuck where stop_requested_at is null and deadline_at > p_now
+      union all
+      select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
+        from late
+    )
+    select status, array_agg(id order by id) as ids, array_agg(error order by id) as errors from verdict group by status
+  loop
+    perform private.end_runs(v_row.ids, v_row.status, v_row.errors);
+    v_ended := v_ended + cardinality(v_row.ids);
+  end loop;
+  return v_ended;
+end $$;
+
+create function private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[])
+  returns jsonb language plpgsql security definer set search_path = '' as $$
+declare
+  v_now timestamptz := private.clock();
+  v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);
+  v_swept integer;
+  v_ids uuid[];
+  v_from text[];
+  v_next timestamptz;
+  v_expired uuid[];
+begin
+  if p_limit not between 0 and 100 then
+    raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
+  end if;
+  v_swept := private.sweep_runs(100, v_now);
+
+  -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
+  select array_agg(id) into v_expired from (
+    select r.id from public.agent_runs r
+    where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
+    order by r.id limit p_limit for update skip locked
+  ) x;
+  if v_expired is not null then
+    update public.agent_runs r
+      set lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires, attempt = r.attempt + 1,
+          revision = r.revision + 1, updated_at = v_now
+      where r.id = any (v_expired);
+    -- What the lost worker had in hand is tried anew under the same effect_key, booked as another attempt.
+    update public.agent_steps s set attempt = s.attempt + 1, started_at = v_now
+      where s.run_id = any (v_expired) and s.status = 'running' and s.waits_for is null and s.effect <> 'effectful';
+    delete from private.step_deltas where run_id = any (v_expired);
+    perform private.append_line(v_expired, 'warning',
+      array_fill('The worker was lost; another one goes on'::text, array[cardinality(v_expired)]),
+      array_fill('{"event": "lease_expired"}'::jsonb, array[cardinality(v_expired)]));
+  end if;
+
+  select array_agg(id), array_agg(resumes_as) into v_ids, v_from from (
+    select r.id, r.resumes_as::text from public.agent_runs r
+    where r.status = 'queued' and r.available_at <= v_now and r.engine = any (p_engines) and r.deadline_at > v_now
+    order by r.available_at, r.id limit p_limit - coalesce(cardinality(v_expired), 0) for update skip locked
+  ) x;
+  if v_ids is not null then
+    update public.agent_runs r
+      set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
+          revision = r.revision + 1, updated_at = v_now
+      where r.id = any (v_ids);
+    perform private.append_line(v_ids, 'state_transition',
+      (select array_agg('queued -> ' || f) from unnest(v_from) f),
+      (select array_agg(jsonb_build_object('from', 'queued', 'to', f)) from unnest(v_from) f));
+  end if;
+
+  select min(available_at) into v_next from public.agent_runs
+    where status = 'queued' and available_at > v_now and available_at < 'infinity';
+  return jsonb_build_object(
+    'runs', private.run_view(coalesce(v_expired, '{}') || coalesce(v_ids, '{}')),
+    'next_in_seconds', extract(epoch from v_next - v_now),
+    'swept', v_swept);
+end $$;
+grant execute on function private.claim_runs(text, integer, double precision, text[]) to service_role;
+
+-- Moves credits from accounts into the holds of runs that need more. p_needs are micro-credits beyond the hold.
+-- Returns for each run what it got: all of its need, or 0. Accounts are locked in id order.
+create function private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[])
+  returns bigint[] language plpgsql security definer set search_path = '' as $$
+declare
+  v_got bigint[] := array_fill(0::bigint, array[cardinality(p_run_ids)]);
+  v_available bigint;
+  v_amount bigint;
+  i integer;
+begin
+  perform 1 from public.credit_accounts where account_id = any (p_account_ids) order by account_id for update;
+  for i in 1 .. cardinality(p_run_ids) loop
+    select available into v_available from public.credit_accounts where account_id = p_account_ids[i];
+    continue when v_available is null or v_available < p_needs[i];
+    v_amount := least(v_available, greatest(p_needs[i], (select hold_credits from private.settings)));
+    update public.credit_accounts
+      set available = available - v_amount, held = held + v_amount, updated_at = private.clock()
+      where account_id = p_account_ids[i];
+    insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
+      values (p_account_ids[i], p_run_ids[i], 'hold', 'available', 'held', v_amount);
+    v_got[i] := v_amount;
+  end loop;
+  return v_got;
+end $$;
+
+-- Commits a batch of transitions, one element of "runs" a run, everything else flat and keyed by run_id:
+--   {"v": 1, "lease_seconds": 15,
+--    "runs":      [{run_id, lease_id, revision, status?, available_in?, output?, error?, new_steps, completed, in_flight,
+--                   charge, released, wanted, lines}],
+--    "finish":    [{run_id, step_no, attempt, status, output?, error?, credits, failed, available_in?, waits_for?}],
+--    "start":     [{run_id, step_no, again, key, kind, name, phase, effect, effect_key, input, timeout_seconds,
+--                   credits_bound, max_attempts}],
+--    "logs":      [{run_id, log_type, message, metadata}], "messages": [{run_id, step_no, role, content}],
+--    "artifacts": [{run_id, step_no, name, content_type, content}], "plans": [{run_id, step_no, goal, phases, reason}],
+--    "requests":  [{run_id, step_no, kind, prompt, options}]}
+-- A run wins if lease_id and revision both match; of a run that does not, nothing is written. Set-based: one statement a
+-- table for the whole batch. charge is the sum of credits of its finished steps, released the sum of their bounds,
+-- wanted the sum of the bounds of the steps to start.
+-- A run whose wanted credits fit neither hold nor cap starts nothing: it pauses, or, while in_flight steps go on, only
+-- learns so ("short"). Returns [{run_id, won, revision, lease_id, status, stop, pause, short, unsent}] in any order.
+create function private.advance_runs(p_batch jsonb)
+  returns jsonb language plpgsql security definer set search_path = '' as $$
+declare
+  v_now timestamptz := private.clock();
+  v_expires timestamptz := v_now + make_interval(secs => (p_batch ->> 'lease_seconds')::double precision);
+  v_won uuid[];
+  v_short uuid[] := '{}';
+  v_broke uuid[] := '{}';
+  v_needy uuid[];
+  v_needy_accounts uuid[];
+  v_needs bigint[];
+  v_got bigint[] := '{}';
+  v_base bigint[];
+  v_accounts uuid[];
+  v_ended uuid[];
+  v_told uuid[];
+  v_told_from bigint[];
+  v_moved uuid[];
+  v_moved_from text[];
+  v_moved_to text[];
+  v_count integer;
+  v_answer jsonb;
+begin
+  if (p_batch ->> 'v') is distinct from '1' then
+    raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
+  end if;
+
+  select array_agg(r.id) into v_won
+    from (
+      select r.id, r.lease_id, r.revision from public.agent_runs r
+      where r.id in (select x.run_id from jsonb_to_recordset(p_batch -> 'runs') as x (run_id uuid))
+      order by r.id for update
+    ) r
+    join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
+      on i.run_id = r.id and i.lease_id = r.lease_id and i.revision = r.revision;
+  v_won := coalesce(v_won, '{}');
+
+  -- Credits. Only a run that needs more than its hold touches its account's row, after all run rows.
+  select array_agg(r.id), array_agg(r.account_id), array_agg(n.need),
+         array_agg(r.id) filter (where n.spend > r.max_credits)
+    into v_needy, v_needy_accounts, v_needs, v_short
+    from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, charge bigint, released bigint, wanted bigint)
+    join public.agent_runs r on r.id = i.run_id
+    cross join lateral (
+      select r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge) as need,
+             r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted as spend
+    ) n
+    where r.id = any (v_won) and i.wanted > 0 and (n.need > 0 or n.spend > r.max_credits);
+  v_short := coalesce(v_short, '{}');
+  if v_needy is not null then
+    -- Those over their own cap ask for nothing.
+    select array_agg(x.id), array_agg(x.account), array_agg(x.need) into v_needy, v_needy_accounts, v_needs
+      from unnest(v_needy, v_needy_accounts, v_needs) as x (id, account, need)
+      where x.need > 0 and x.id <> all (v_short);
+    if v_needy is not null then
+      v_got := private.top_up(v_needy, v_needy_accounts, v_needs);
+      v_short := v_short || coalesce(
+        (select array_agg(x.id) from unnest(v_needy, v_got) as x (id, got) where x.got = 0), '{}');
+    end if;
+  end if;
+  if cardinality(v_short) > 0 then
+    select coalesce(array_agg(i.run_id), '{}') into v_broke
+      from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, in_flight integer)
+      where i.run_id = any (v_short) and i.in_flight = 0;
+  end if;
+
+  with item as (
+    select i.*,
+      i.run_id = any (v_short) as short,
+      case when i.run_id = any (v_broke) then 'paused'::public.run_status else i.status end as target
+    from jsonb_to_recordset(p_batch -> 'runs') as i (
+      run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
+      new_steps integer, completed boolean, charge bigint, released bigint, wanted bigint, lines integer)
+    where i.run_id = any (v_won)
+  ), before as (
+    select r.id, r.status, r.log_seq, r.broadcast_seq, r.broadcast_at,
+      i.target is not null and i.target <> r.status as moved,
+      coalesce(i.target, r.status) as target,
+      i.lines + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
+    from public.agent_runs r join item i on i.run_id = r.id
+  ), written as (
+    update public.agent_runs r set
+      status = b.target,
+      resumes_as = case when b.target in ('planning', 'executing') then b.target else r.resumes_as end,
+      revision = r.revision + 1,
+      updated_at = v_now,
+      output = coalesce(i.output, r.output),
+      error = coalesce(i.error, r.error),
+      step_count = r.step_count + case when i.short then 0 else i.new_steps end,
+      attempt = case when i.completed then 0 else r.attempt end,
+      credits_held = r.credits_held - i.charge
+        + coalesce((select g.got from unnest(v_needy, v_got) as g (id, got) where g.id = r.id), 0),
+      credits_spent = r.credits_spent + i.charge,
+      credits_reserved = r.credits_reserved - i.released + case when i.short then 0 else i.wanted end,
+      log_seq = r.log_seq + b.lines,
+      broadcast_seq = case when d.due then r.log_seq + b.lines else r.broadcast_seq end,
+      broadcast_at = case when d.due then v_now else r.broadcast_at end,
+      lease_id = case when b.target in ('planning', 'executing') then r.lease_id end,
+      lease_owner = case when b.target in ('planning', 'executing') then r.lease_owner end,
+      lease_expires_at = case when b.target in ('planning', 'executing') then v_expires end,
+      available_at = case when b.target = 'queued' and i.available_in is not null
+        then v_now + make_interval(secs => i.available_in) else 'infinity' end,
+      paused_at = case when b.target = 'paused' then v_now end,
+      pause_requested_at = case when b.target in ('planning', 'executing') then r.pause_requested_at end,
+      stop_requested_at = case when b.target in ('planning', 'executing') then r.stop_requested_at end,
+      finished_at = case when b.target in ('completed', 'failed', 'cancelled', 'timeout') then v_now end
+    from item i
+    join before b on b.id = i.run_id
+    cross join lateral (
+      -- At once, then at most every 100 ms; a change of status always.
+      select b.moved or (b.log_seq + b.lines > b.broadcast_seq
+        and (b.broadcast_at is null or v_now - b.broadcast_at >= interval '100 milliseconds')) as due
+    ) d
+    where r.id = i.run_id
+    returning r.id, r.account_id, r.revision, r.lease_id, r.status, r.finished_at is not null as ended,
+      r.stop_requested_at is not null as stop, r.pause_requested_at is not null as pause, i.short,
+      r.log_seq > r.broadcast_seq as unsent, d.due, b.moved, b.status as from_status, b.log_seq as base,
+      b.broadcast_seq as told_before
+  )
+  select array_agg(w.id), array_agg(w.account_id), array_agg(w.base),
+      array_agg(w.id) filter (where w.ended),
+      array_agg(w.id) filter (where w.due), array_agg(w.told_before) filter (where w.due),
+      array_agg(w.id) filter (where w.moved), array_agg(w.from_status::text) filter (where w.moved),
+      array_agg(w.status::text) filter (where w.moved),
+      jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
+        'status', w.status, 'stop', w.stop, 'pause', w.pause, 'short', w.short, 'unsent', w.unsent))
+    into v_won, v_accounts, v_base, v_ended, v_told, v_told_from, v_moved, v_moved_from, v_moved_to, v_answer
+    from written w;
+
+  if v_won is not null then
+    if p_batch ? 'finish' then
+      update public.agent_steps s set
+          status = f.status,
+          attempt = s.attempt + (f.status = 'pending')::integer,
+          failed_attempts = s.failed_attempts + f.failed::integer,
+          output = f.output,
+          error = f.error,
+          waits_for = f.waits_for,
+          available_at = case when f.status in ('pending', 'running') then
+            case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
+            else s.available_at end,
+          credits_bound = case when f.status = 'running' then 0 else s.credits_bound end,
+          credits_spent = s.credits_spent + f.credits,
+          finished_at = case when f.status in ('pending', 'running') then null else v_now end,
+          finished_revision = case when f.status in ('pending', 'running') then null else i.revision + 1 end
+        from jsonb_to_recordset(p_batch -> 'finish') as f (
+          run_id uuid, step_no integer, attempt integer, status public.step_status, output jsonb, error jsonb,
+          credits bigint, failed boolean, available_in double precision, waits_for text)
+        join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, revision bigint) on i.run_id = f.run_id
+        where f.run_id = any (v_won) and s.run_id = f.run_id and s.step_no = f.step_no and s.status = 'running'
+          and s.attempt = f.attempt;
+      get diagnostics v_count = row_count;
+      if v_count <> (select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (run_id uuid)
+                     where f.run_id = any (v_won)) then
+        raise exception 'A step to finish is not running in that attempt' using errcode = 'RUN12';
+      end if;
+      insert into public.credit_ledger (account_id, run_id, step_no, attempt, kind, debit, credit, amount)
+        select w.account_id, f.run_id, f.step_no, f.attempt, 'settle', 'held', 'spent', f.credits
+        from jsonb_to_recordset(p_batch -> 'finish') as f (
+          run_id uuid, step_no integer, attempt integer, credits bigint)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = f.run_id
+        where f.credits > 0;
+      if exists (select from private.step_deltas) then
+        delete from private.step_deltas d
+          using jsonb_to_recordset(p_batch -> 'finish') as f (run_id uuid, step_no integer)
+          where d.run_id = f.run_id and d.step_no = f.step_no and d.run_id = any (v_won);
+      end if;
+    end if;
+
+    if p_batch ? 'start' then
+      insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
+          effect_key, input, timeout_seconds, credits_bound, available_at, started_at)
+        select s.run_id, s.step_no, w.account_id, s.key, s.kind, s.name, s.phase, 'running', s.max_attempts, s.effect,
+          s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now
+        from jsonb_to_recordset(p_batch -> 'start') as s (
+          run_id uuid, step_no integer, again boolean, key text, kind text, name text, phase text,
+          max_attempts integer, effect public.step_effect, effect_key uuid, input jsonb,
+          timeout_seconds double precision, credits_bound bigint)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = s.run_id
+        where not s.again and s.run_id <> all (v_short);
+      update public.agent_steps t
+        set status = 'running', started_at = v_now, credits_bound = s.credits_bound, waits_for = null
+        from jsonb_to_recordset(p_batch -> 'start') as s (
+          run_id uuid, step_no integer, again boolean, credits_bound bigint)
+        where s.again and s.run_id = any (v_won) and s.run_id <> all (v_short)
+          and t.run_id = s.run_id and t.step_no = s.step_no;
+    end if;
+
+    if p_batch ? 'logs' or v_moved is not null or cardinality(v_broke) > 0 then
+      insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
+        select l.run_id, w.base + row_number() over (partition by l.run_id order by l.rank, l.position), w.account_id,
+          l.log_type, l.message, coalesce(l.metadata, '{}'), v_now
+        from (
+          select x.run_id, 1 as rank, x.position, x.log_type, x.message, x.metadata
+            from rows from (jsonb_to_recordset(p_batch -> 'logs')
+              as (run_id uuid, log_type public.log_type, message text, metadata jsonb)) with ordinality
+              as x (run_id, log_type, message, metadata, position)
+          union all
+          select b.id, 2, 1, 'warning', 'Out of credits: the run is paused until credits are added and it is resumed',
+            '{"event": "out_of_credits"}' from unnest(v_broke) as b (id)
+          union all
+          select m.id, 3, 1, 'state_transition', m.was || ' -> ' || m.is_now,
+            jsonb_build_object('from', m.was, 'to', m.is_now)
+            from unnest(v_moved, v_moved_from, v_moved_to) as m (id, was, is_now)
+        ) l
+        join unnest(v_won, v_accounts, v_base) as w (id, account_id, base) on w.id = l.run_id;
+    end if;
+
+    if p_batch ? 'messages' then
+      insert into public.agent_messages (run_id, account_id, step_no, role, content, created_at)
+        select m.run_id, w.account_id, m.step_no, m.role, m.content, v_now
+        from rows from (jsonb_to_recordset(p_batch -> 'messages')
+          as (run_id uuid, step_no integer, role text, content jsonb)) with ordinality
+          as m (run_id, step_no, role, content, position)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = m.run_id
+        order by m.position;
+    end if;
+    if p_batch ? 'artifacts' then
+      insert into public.agent_artifacts (run_id, account_id, step_no, name, content_type, content, size_bytes, created_at)
+        select a.run_id, w.account_id, a.step_no, a.name, a.content_type, a.content, octet_length(a.content), v_now
+        from rows from (jsonb_to_recordset(p_batch -> 'artifacts')
+          as (run_id uuid, step_no integer, name text, content_type text, content text)) with ordinality
+          as a (run_id, step_no, name, content_type, content, position)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = a.run_id
+        order by a.position;
+    end if;
+    if p_batch ? 'plans' then
+      insert into public.agent_plans (run_id, number, account_id, step_no, goal, phases, reason, created_at)
+        select p.run_id,
+          (select count(*) from public.agent_plans o where o.run_id = p.run_id)
+            + row_number() over (partition by p.run_id order by p.position),
+          w.account_id, p.step_no, p.goal, p.phases, p.reason, v_now
+        from rows from (jsonb_to_recordset(p_batch -> 'plans')
+          as (run_id uuid, step_no integer, goal text, phases jsonb, reason text)) with ordinality
+          as p (run_id, step_no, goal, phases, reason, position)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = p.run_id;
+    end if;
+    if p_batch ? 'requests' then
+      insert into public.human_requests (run_id, account_id, step_no, kind, prompt, options)
+        select q.run_id, w.account_id, q.step_no, q.kind, q.prompt, coalesce(q.options, '[]')
+        from jsonb_to_recordset(p_batch -> 'requests') as q (
+          run_id uuid, step_no integer, kind text, prompt text, options jsonb)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = q.run_id;
+    end if;
+
+    if v_ended is not null then
+      perform private.close_runs(v_ended);
+    end if;
+    if v_told is not null then
+      perform private.broadcast_logs(v_told, v_told_from);
+    end if;
+  end if;
+
+  return coalesce(v_answer, '[]') || coalesce((
+    select jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
+      'lease_id', r.lease_id, 'status', r.status))
+    from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid)
+    left join public.agent_runs r on r.id = i.run_id
+    where v_won is null or i.run_id <> all (v_won)), '[]');
+end $$;
+grant execute on function private.advance_runs(jsonb) to service_role;
+
+-- Extends the leases [{run_id, lease_id}] and answers [{run_id, lease_id, revision, stop, pause}] for those still held.
+-- A row that an advance has locked is skipped: that advance extends it. Leaves revision alone, so it loses nobody a race.
+create function private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision)
+  returns jsonb language sql security definer set search_path = '' as $$
+  with locked as (
+    select r.id from public.agent_runs r
+    join jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid) on l.run_id = r.id and l.lease_id = r.lease_id
+    order by r.id for update of r skip locked
+  ), beaten as (
+    update public.agent_runs r set lease_expires_at = private.clock() + make_interval(secs => p_lease_seconds)
+    from locked where r.id = locked.id
+    returning r.id, r.lease_id, r.revision, r.stop_requested_at, r.pause_requested_at
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('run_id', id, 'lease_id', lease_id, 'revision', revision,
+    'stop', stop_requested_at is not null, 'pause', pause_requested_at is not null)), '[]') from beaten
+$$;
+grant execute on function private.heartbeat_runs(jsonb, double precision) to service_role;
+
+-- Broadcasts what is still unsent of these runs. For the worker's tick, after a burst has ended.
+create function private.flush_logs(p_run_ids uuid[])
+  returns void language plpgsql security definer set search_path = '' as $$
+declare
+  v_ids uuid[];
+  v_from bigint[];
+begin
+  with tail as (
+    select r.id, r.broadcast_seq from public.agent_runs r
+    where r.id = any (p_run_ids) and r.log_seq > r.broadcast_seq order by r.id for update skip locked
+  ), told as (
+    update public.agent_runs r set broadcast_seq = r.log_seq, broadcast_at = private.clock()
+    from tail where r.id = tail.id returning r.id, tail.broadcast_seq
+  )
+  select array_agg(id), array_agg(broadcast_seq) into v_ids, v_from from told;
+  if v_ids is not null then
+    perform private.broadcast_logs(v_ids, v_from);
+  end if;
+end $$;
+grant execute on function private.flush_logs(uuid[]) to service_role;
+
+-- Keeps and broadcasts model output while it is written: [{run_id, lease_id, step_no, attempt, offset, text}].
+create function private.publish_deltas(p_deltas jsonb)
+  returns void language sql security definer set search_path = '' as $$
+  with fresh as (
+    insert into private.step_deltas (run_id, step_no, attempt, text_offset, text)
+      select d.run_id, d.step_no, d.attempt, d."offset", d.text
+      from jsonb_to_recordset(p_deltas) as d (
+        run_id uuid, lease_id uuid, step_no integer, attempt integer, "offset" integer, text text)
+      join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
+      on conflict do nothing
+      returning *
+  )
+  select realtime.send(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
+    'offset', text_offset, 'text', text), 'delta', 'run:' || run_id, true)
+  from fresh order by run_id, step_no, text_offset
+$$;
+grant execute on function private.publish_deltas(jsonb) to service_role;
+
+-- The newest artifact of each name: [{name, content, content_type}].
+create function private.load_artifacts(p_run_id uuid, p_names text[])
+  returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object('name', a.name, 'content', a.content, 'content_type', a.content_type)), '[]')
+  from (
+    select distinct on (name) name, content, content_type from public.agent_artifacts
+    where run_id = p_run_id and name = any (p_names) order by name, artifact_no desc
+  ) a
+$$;
+grant execute on function private.load_artifacts(uuid, text[]) to service_role;
+
+grant execute on function private.run_view(uuid[]) to service_role;
+
+------------------------------------------------------------------------------------------------------------------------
+-- The wrappers, for service_role alone
+------------------------------------------------------------------------------------------------------------------------
+
+-- Leases up to p_limit due runs of p_engines to p_owner, expired leases first, and sweeps. Answers
+-- {"runs": [{run, steps, messages, plans}], "next_in_seconds": until the next timer or null, "swept": runs ended}.
+create function public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[])
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.claim_runs(p_owner, p_limit, p_lease_seconds, p_engines); end;
+
+create function public.advance_runs(p_batch jsonb)
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.advance_runs(p_batch); end;
+
+create function public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision)
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.heartbeat_runs(p_leases, p_lease_seconds); end;
+
+create function public.load_run(p_run_id uuid)
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.run_view(array[p_run_id]) -> 0; end;
+
+create function public.load_artifacts(p_run_id uuid, p_names text[])
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.load_artifacts(p_run_id, p_names); end;
+
+create function public.flush_logs(p_run_ids uuid[])
+  returns void language sql security invoker set search_path = ''
+  begin atomic select private.flush_logs(p_run_ids); end;
+
+create function public.publish_deltas(p_deltas jsonb)
+  returns void language sql security invoker set search_path = ''
+  begin atomic select private.publish_deltas(p_deltas); end;
+
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array array['claim_runs(text, integer, double precision, text[])', 'advance_runs(jsonb)',
+    'heartbeat_runs(jsonb, double precision)', 'load_run(uuid)', 'load_artifacts(uuid, text[])', 'flush_logs(uuid[])',
+    'publish_deltas(jsonb)']
+  loop
+    execute format('revoke execute on function public.%s from public, anon, authenticated', v_function);
+    execute format('grant execute on function public.%s to service_role', v_function);
+  end loop;
+end $$;
