@@ -41,7 +41,7 @@ class StackConfig:
     @property
     def database_url(self) -> str:
         """The superuser's URL. The CLI's notice about a missing TLS would land on its stdout otherwise."""
-        return f"postgresql://postgres:postgres@{self.host}:{self.db_port}/postgres?sslmode=disable"
+        return f"postgresql://postgres:postgres@127.0.0.1:{self.db_port}/postgres?sslmode=disable"
 
     @property
     def migrations_dir(self) -> Path:

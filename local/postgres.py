@@ -63,7 +63,7 @@ class PostgresServer:
         self._settings = {**SETTINGS, **(settings or {})}
         self._cluster = self.data_dir / "postgres"
         self._log = self._cluster / "server.log"
-        self._lock = FileLock(self.data_dir / "postgres.lock")
+        self._lock = FileLock(self.data_dir / "postgres.lock", thread_local=False)  # stopped from any thread
         self._bin = _binaries()
 
     @property

@@ -1,0 +1,97 @@
+"""Serve the project's functions at /functions/v1/<folder name>, as Supabase's gateway does.
+
+Each `functions/<name>/app.py` exports `app`, an ASGI application, which is handed every method and sub-path. A function
+that cannot be imported answers 503 and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from starlette.responses import JSONResponse
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from local.services import Part, Services
+
+PREFIX = "/functions/v1"
+
+_log = logging.getLogger("local.functions")
+
+
+def build(services: Services, apps: Mapping[str, ASGIApp] | None = None) -> Part:
+    """Mount `apps`, or what the project's functions folder holds when the stack starts."""
+    router = FunctionRouter()
+
+    async def start() -> None:
+        # Functions read their settings from the environment when they are imported, as they do when deployed.
+        os.environ.update(environment(services))
+        router.apps = dict(apps) if apps is not None else load_functions(services.config.functions_dir)
+
+    return Part([Mount(PREFIX, router)], start)
+
+
+def environment(services: Services) -> dict[str, str]:
+    """The variables that Supabase gives every function."""
+    config, keys = services.config, services.keys
+    return {
+        "SUPABASE_URL": config.api_url,
+        "SUPABASE_PUBLISHABLE_KEYS": json.dumps({"default": keys.publishable_key}),
+        "SUPABASE_SECRET_KEYS": json.dumps({"default": keys.secret_key}),
+        "SUPABASE_ANON_KEY": keys.anon_key,
+        "SUPABASE_SERVICE_ROLE_KEY": keys.service_role_key,
+        "SUPABASE_JWKS": json.dumps(keys.jwks()),
+        "SUPABASE_DB_URL": services.database_url,
+    }
+
+
+def load_functions(folder: Path) -> dict[str, ASGIApp]:
+    """Import every function of the folder anew, also one that was imported before."""
+    return {path.parent.name: _load(path) for path in sorted(folder.glob("*/app.py"))}
+
+
+class FunctionRouter:
+    """Hands a request to the function that its path names."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root: str = scope["root_path"]
+        name = scope["path"].removeprefix(root).strip("/").split("/", 1)[0]
+        app = self.apps.get(name)
+        if app is None:
+            app = JSONResponse({"code": "NOT_FOUND", "message": "Requested function was not found"}, 404)
+            await app(scope, receive, send)
+            return
+        await app({**scope, "root_path": f"{root}/{name}"}, receive, send)
+
+
+def _load(path: Path) -> ASGIApp:
+    name = f"functions.{path.parent.name}.app"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        return _app_of(module)
+    except Exception:  # noqa: BLE001 - whatever a function does at import is its own failure
+        _log.exception("function.failed_to_start name=%s", path.parent.name)
+        return JSONResponse({"code": "BOOT_ERROR", "message": "Function failed to start (please check logs)"}, 503)
+
+
+def _app_of(module: ModuleType) -> ASGIApp:
+    app = getattr(module, "app", None)
+    if not callable(app):
+        raise TypeError(f"{module.__file__} exports no ASGI application named app")
+    return cast("ASGIApp", app)

@@ -1,0 +1,139 @@
+"""The one port of the stack: rest, auth, realtime and functions behind Supabase's paths.
+
+Two things happen to every request before a part sees it: the API key is swapped for the JWT it stands for, and the
+answer gets the CORS headers that a browser needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from local import functions
+from local.config import StackConfig
+from local.face import face
+from local.keys import Keys
+from local.services import Part, Services
+
+# Links from mails and identity providers: no client of ours made them, so no key is in them.
+_WITHOUT_KEY = ("/auth/v1/verify", "/auth/v1/callback", "/auth/v1/authorize")
+_PREFLIGHT = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "GET,POST,PATCH,PUT,DELETE,OPTIONS",
+    "access-control-allow-headers": (
+        "authorization, x-client-info, apikey, content-type, x-retry-count, traceparent, tracestate, baggage, "
+        "accept-profile, content-profile, prefer, range, x-supabase-api-version, idempotency-key, last-event-id"
+    ),
+    "access-control-max-age": "86400",
+}
+_EXPOSED = (
+    "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Server, Transfer-Encoding, "
+    "Range-Unit, X-Total-Count, Link, X-Supabase-Api-Version, X-Request-Id"
+)
+
+
+def build_gateway(
+    config: StackConfig, database_url: str, *, functions_apps: Mapping[str, ASGIApp] | None = None
+) -> Starlette:
+    """Build the gateway over a database that has the platform and the migrations.
+
+    The config must name the real port: tokens and functions carry the URL made of it. `functions_apps` replaces the
+    project's functions, by name.
+    """
+    services = Services.of(config, database_url)
+    parts = [*_present(services), functions.build(services, functions_apps)]
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(services.lifespan())
+            for part in parts:
+                stack.push_async_callback(part.stop)
+                await part.start()
+            yield
+
+    return Starlette(
+        routes=[
+            Route("/", face(config, services.keys)),
+            Route("/health", _health),
+            *(route for part in parts for route in part.routes),
+        ],
+        middleware=[Middleware(CorsHeaders), Middleware(KeySwap, keys=services.keys)],
+        exception_handlers={404: _no_route},
+        lifespan=lifespan,
+    )
+
+
+def _present(services: Services) -> list[Part]:
+    modules = [
+        importlib.import_module(name) for name in ("local.rest", "local.auth", "local.realtime") if find_spec(name)
+    ]
+    return [module.build(services) for module in modules if hasattr(module, "build")]
+
+
+class KeySwap:
+    """Replaces `sb_` keys by the JWTs they stand for: in Authorization, and in the query of a websocket."""
+
+    def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(_WITHOUT_KEY):
+            headers = Headers(scope=scope)
+            given = headers.get("authorization")
+            authorization = self._keys.authorization_for(headers.get("apikey"), given)
+            if authorization is not None and authorization != given:
+                kept = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
+                scope = {**scope, "headers": [*kept, (b"authorization", authorization.encode("latin-1"))]}
+        elif scope["type"] == "websocket":
+            query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            swapped = [(name, self._keys.token_of(value) if name == "apikey" else value) for name, value in query]
+            scope = {**scope, "query_string": urlencode(swapped).encode("latin-1")}
+        await self._app(scope, receive, send)
+
+
+class CorsHeaders:
+    """Answers preflights, and adds to other answers the headers a part did not set itself.
+
+    A function answers its own preflight, as on Supabase.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS" and not scope["path"].startswith(functions.PREFIX):
+            await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send)
+            return
+
+        async def send_with_cors(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("access-control-allow-origin", "*")
+                headers.setdefault("access-control-expose-headers", _EXPOSED)
+            await send(message)
+
+        await self._app(scope, receive, send_with_cors)
+
+
+async def _health(_request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _no_route(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"message": "no Route matched with those values"}, 404)
