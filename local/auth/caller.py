@@ -30,13 +30,12 @@ class Caller:
 
 
 def claims_of(request: Request, keys: Keys) -> Claims:
-    """The claims of the request's bearer token, or of the key that stands in for it.
+    """The claims of the request's bearer token. The gateway has put the API key there if the caller sent none.
 
     Raises:
         AuthError: 401 no_authorization, or 403 bad_jwt.
     """
-    authorization = keys.authorization_for(request.headers.get("apikey"), request.headers.get("authorization")) or ""
-    scheme, _, token = authorization.partition(" ")
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise AuthError(401, "no_authorization", "This endpoint requires a Bearer token")
     try:
