@@ -7,7 +7,8 @@ ones think on their own, refuse both, and want their signed thoughts back word f
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -17,8 +18,7 @@ from anthropic.types import (
     MessageDeltaUsage,
     MessageParam,
     OutputConfigParam,
-    RawContentBlockDeltaEvent,
-    RawContentBlockStartEvent,
+    RawContentBlockDelta,
     RawMessageStreamEvent,
     ToolChoiceParam,
     ToolParam,
@@ -104,11 +104,27 @@ class AnthropicModel:
         )
 
     async def _attempt(self, request: ModelRequest, on_text: OnText | None) -> ModelResponse:
-        # `from None` below: the SDK's exceptions print the provider's whole answer, which may hold the key.
         answer = _Answer(self.name, _answer_tool(request, self._model))
+        async with aclosing(self._events(request)) as events:
+            async for event in events:
+                try:
+                    text = answer.add(event)
+                except (AttributeError, KeyError, TypeError):
+                    # The SDK does not check what it reads: a field may be missing or of another type.
+                    raise no_protocol(_PROVIDER) from None
+                if text and on_text is not None:
+                    await on_text(text)
+        return answer.response()
+
+    async def _events(self, request: ModelRequest) -> AsyncGenerator[RawMessageStreamEvent]:
+        """The provider's stream, with its failures turned into ours.
+
+        `from None`: the SDK's exceptions print the provider's whole answer, which may hold the key.
+        """
         try:
             async with await self._open(request) as events:
-                await answer.read(events, on_text)
+                async for event in events:
+                    yield event
         except anthropic.APIStatusError as error:
             raise failure(
                 _PROVIDER,
@@ -121,9 +137,8 @@ class AnthropicModel:
         except (anthropic.APIConnectionError, httpx2.HTTPError):
             # The SDK wraps what fails before the first byte; what breaks a stream comes through as httpx2's.
             raise unreachable(_PROVIDER) from None
-        except (anthropic.APIError, UnicodeDecodeError, ValueError):
+        except (anthropic.APIError, ValueError):  # ValueError: an event that is no JSON, or no UTF-8
             raise no_protocol(_PROVIDER) from None
-        return answer.response()
 
     async def _open(self, request: ModelRequest) -> anthropic.AsyncStream[RawMessageStreamEvent]:
         classic = _TAKES_FORCED_TOOLS_AND_TEMPERATURE.match(self._model) is not None
@@ -188,20 +203,21 @@ class _Answer:
         self._stop_reason: str | None = None
         self._usage = Usage()
 
-    async def read(self, events: AsyncIterator[RawMessageStreamEvent], on_text: OnText | None) -> None:
-        async for event in events:
-            match event.type:
-                case "message_start":
-                    self._count(event.message.usage)
-                case "message_delta":
-                    self._stop_reason = event.delta.stop_reason
-                    self._count(event.usage)
-                case "content_block_start":
-                    self._begin(event)
-                case "content_block_delta":
-                    await self._add(event, on_text)
-                case _:
-                    pass
+    def add(self, event: RawMessageStreamEvent) -> str | None:
+        """Take one event; returns the words in it that a reader may see."""
+        match event.type:
+            case "message_start":
+                self._count(event.message.usage)
+            case "message_delta":
+                self._stop_reason = event.delta.stop_reason
+                self._count(event.usage)
+            case "content_block_start":
+                self._parts[event.index] = _Part(event.content_block.to_dict())
+            case "content_block_delta":
+                return self._grow(self._parts[event.index], event.delta)
+            case _:
+                pass
+        return None
 
     def response(self) -> ModelResponse:
         if self._stop_reason is None:
@@ -212,31 +228,22 @@ class _Answer:
             stop_reason = "end"  # the only call was the answer itself
         return ModelResponse(blocks, stop_reason, self._usage, self._model)
 
-    def _begin(self, event: RawContentBlockStartEvent) -> None:
-        self._parts[event.index] = _Part(event.content_block.to_dict())
-
-    async def _add(self, event: RawContentBlockDeltaEvent, on_text: OnText | None) -> None:
-        part = self._parts.get(event.index)
-        if part is None:
-            return
-        delta = event.delta
+    def _grow(self, part: _Part, delta: RawContentBlockDelta) -> str | None:
         match delta.type:
             case "text_delta":
-                await self._write(part, delta.text, on_text)
+                part.text.append(delta.text)
+                return delta.text
             case "input_json_delta":
+                part.text.append(delta.partial_json)
                 is_answer = self._answer_tool is not None and part.start.get("name") == self._answer_tool.name
-                await self._write(part, delta.partial_json, on_text if is_answer else None)
+                return delta.partial_json if is_answer else None
             case "thinking_delta":
                 part.text.append(delta.thinking)
             case "signature_delta":
                 part.signature += delta.signature
             case _:
                 pass
-
-    async def _write(self, part: _Part, text: str, on_text: OnText | None) -> None:
-        part.text.append(text)
-        if on_text is not None and text:
-            await on_text(text)
+        return None
 
     def _count(self, usage: SdkUsage | MessageDeltaUsage) -> None:
         """Each event has the totals so far; what it leaves out stays as it was."""

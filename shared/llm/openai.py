@@ -7,7 +7,8 @@ nothing else in this module knows which server it talks to.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -20,7 +21,7 @@ from openai.types.chat import (
     ChatCompletionToolChoiceOptionParam,
     ChatCompletionToolParam,
 )
-from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
+from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 from openai.types.chat.completion_create_params import ResponseFormat
 
 from shared.llm.connection import CONNECT_SECONDS, PerLoop
@@ -108,12 +109,28 @@ class OpenAIModel:
         return client
 
     async def _attempt(self, request: ModelRequest, on_text: OnText | None) -> ModelResponse:
-        # `from None` below: the SDK's exceptions print the provider's whole answer, which may hold the key.
+        answer = _Answer(self.name, self._preset.label)
+        async with aclosing(self._chunks(request)) as chunks:
+            async for chunk in chunks:
+                try:
+                    text = answer.add(chunk)
+                except (AttributeError, TypeError):
+                    # The SDK does not check what it reads: a field may be missing or of another type.
+                    raise no_protocol(self._preset.label) from None
+                if text and on_text is not None:
+                    await on_text(text)
+        return answer.response(request)
+
+    async def _chunks(self, request: ModelRequest) -> AsyncGenerator[ChatCompletionChunk]:
+        """The provider's stream, with its failures turned into ours.
+
+        `from None`: the SDK's exceptions print the provider's whole answer, which may hold the key.
+        """
         label = self._preset.label
-        answer = _Answer(self.name, label)
         try:
             async with await self._open(request) as chunks:
-                await answer.read(chunks, on_text)
+                async for chunk in chunks:
+                    yield chunk
         except openai.APIConnectionError:
             raise unreachable(label) from None
         except openai.APIResponseValidationError:
@@ -128,9 +145,8 @@ class OpenAIModel:
                 model=self._model,
                 key=self._api_key,
             ) from None
-        except ValueError:  # a line of the stream that is no JSON
+        except ValueError:  # a chunk that is no JSON, or no UTF-8
             raise no_protocol(label) from None
-        return answer.response(request)
 
     async def _open(self, request: ModelRequest) -> openai.AsyncStream[ChatCompletionChunk]:
         preset = self._preset
@@ -180,13 +196,24 @@ class _Answer:
         self._finish_reason: str | None = None
         self._usage: CompletionUsage | None = None
 
-    async def read(self, chunks: AsyncIterator[ChatCompletionChunk], on_text: OnText | None) -> None:
-        async for chunk in chunks:
-            self._usage = chunk.usage or self._usage
-            # Some servers send a last chunk whose choices are empty, or null.
-            for choice in (chunk.choices or [])[:1]:
-                self._finish_reason = choice.finish_reason or self._finish_reason
-                await self._add(chunk.id, choice.delta, on_text)
+    def add(self, chunk: ChatCompletionChunk) -> str | None:
+        """Take one chunk; returns the words in it that a reader may see."""
+        self._usage = chunk.usage or self._usage
+        if not chunk.choices:  # the last chunk, with the usage; some servers write null
+            return None
+        choice = chunk.choices[0]
+        self._finish_reason = choice.finish_reason or self._finish_reason
+        delta = choice.delta
+        self._refused = self._refused or bool(delta.refusal)
+        reasoning = (delta.model_extra or {}).get("reasoning_content")
+        if isinstance(reasoning, str):
+            self._reasoning.append(reasoning)
+        for call in delta.tool_calls or []:
+            self._add_call(chunk.id, call)
+        text = delta.content or delta.refusal
+        if text:
+            self._text.append(text)
+        return text
 
     def response(self, request: ModelRequest) -> ModelResponse:
         if self._finish_reason is None:
@@ -207,21 +234,6 @@ class _Answer:
             stop_reason = "refusal"
         usage = self._counted(request, len(text) + len(reasoning) + sum(len(call.raw_arguments) for call in calls))
         return ModelResponse((*blocks, *calls), stop_reason, usage, self._model)
-
-    async def _add(self, chunk_id: str, delta: ChoiceDelta | None, on_text: OnText | None) -> None:
-        if delta is None:
-            return
-        self._refused = self._refused or bool(delta.refusal)
-        reasoning = (delta.model_extra or {}).get("reasoning_content")
-        if isinstance(reasoning, str):
-            self._reasoning.append(reasoning)
-        for call in delta.tool_calls or []:
-            self._add_call(chunk_id, call)
-        text = delta.content or delta.refusal
-        if text:
-            self._text.append(text)
-            if on_text is not None:
-                await on_text(text)
 
     def _add_call(self, chunk_id: str, delta: ChoiceDeltaToolCall) -> None:
         """Append to the call at `index`; a new id there is a new call (Gemini numbers them all 0)."""

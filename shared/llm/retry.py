@@ -55,6 +55,9 @@ async def repeat(
         if on_text is not None:
             await on_text(text)
 
+    async def once() -> T:
+        return await attempt(None if on_text is None else show)
+
     def may_repeat(error: BaseException) -> bool:
         if not isinstance(error, UpstreamBusy) or shown:
             return False
@@ -70,7 +73,7 @@ async def repeat(
     limit = asyncio.timeout(timeout_seconds)
     try:
         async with limit:
-            return await retrying(attempt, None if on_text is None else show)
+            return await retrying(once)
     except TimeoutError:
         if not limit.expired():
             raise
