@@ -63,7 +63,7 @@ def build_gateway(
                 await part.start()
             yield
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", face(config, services.keys)),
             Route("/health", _health),
@@ -73,6 +73,8 @@ def build_gateway(
         exception_handlers={404: _no_route},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # none of Supabase's servers does, and a redirected POST is a surprise
+    return app
 
 
 def _present(services: Services) -> list[Part]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import socket
 import stat
@@ -44,6 +45,8 @@ EPHEMERAL_SETTINGS: Mapping[str, str] = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
 }
+_LOG_PREFIX = re.compile(r"^\S+ \S+ UTC \[\d+\] ")
+_ROUTINE = re.compile(r"starting PostgreSQL|listening on|database system (is|was)")
 
 
 class PostgresError(Exception):
@@ -195,8 +198,8 @@ class PostgresServer:
             lines = self._log.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return ""
-        telling = [line for line in lines if "FATAL" in line or "could not" in line or "shared memory" in line]
-        return " ".join((telling or lines)[-3:])
+        telling = [_LOG_PREFIX.sub("", line) for line in lines if not _ROUTINE.search(line)]
+        return " ".join(telling[-4:])
 
     def _pg_ctl(self, action: str, *arguments: str) -> None:
         self._run("pg_ctl", action, "-D", str(self._cluster), "-w", "-s", *arguments)

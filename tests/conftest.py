@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.support.database import TestServer
+from tests.support.stack import Stack, stack_over
 
 _DIRECTORY = "RUNBASE_TEST_SERVER"  # tells xdist's workers where the session's server lives
 
@@ -52,3 +54,10 @@ def clone_database(database_server: TestServer, template_database: str) -> Itera
 def database_url(clone_database: Callable[[], str]) -> str:
     """Superuser's URL of a fresh migrated database."""
     return clone_database()
+
+
+@pytest_asyncio.fixture
+async def stack(database_url: str) -> AsyncGenerator[Stack]:
+    """The gateway on a free port over a fresh migrated database, with the project's functions."""
+    async with stack_over(database_url) as running:
+        yield running

@@ -1,0 +1,238 @@
+"""The gateway and the whole stack: keys, CORS, functions, start and stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import jwt
+import psutil
+import psycopg
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from local import stack as background
+from local.config import StackConfig
+from local.keys import InvalidToken, Keys
+from local.postgres import PostgresServer
+from local.server import StackError, running_stack
+from tests.support.stack import stack_over
+
+KEYS = Keys()
+
+
+async def echo(scope, receive, send):
+    """A function that answers what it was asked."""
+    request = Request(scope, receive)
+    body = {
+        "method": request.method,
+        "path": request.url.path,
+        "root_path": scope["root_path"],
+        "authorization": request.headers.get("authorization"),
+        "body": (await request.body()).decode(),
+    }
+    await JSONResponse(body)(scope, receive, send)
+
+
+@pytest.fixture
+async def gateway(database_url):
+    async with (
+        stack_over(database_url, functions_apps={"echo": echo}) as stack,
+        httpx.AsyncClient(base_url=stack.url) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("apikey", "authorization", "seen"),
+    [
+        (KEYS.publishable_key, None, KEYS.anon_key),
+        (KEYS.publishable_key, KEYS.publishable_key, KEYS.anon_key),
+        (KEYS.secret_key, KEYS.secret_key, KEYS.service_role_key),
+        (KEYS.secret_key, "a-users-token", "a-users-token"),
+        ("a-legacy-jwt", None, "a-legacy-jwt"),
+        (None, None, None),
+    ],
+)
+async def test_an_api_key_arrives_as_its_jwt_and_a_users_token_wins(gateway, apikey, authorization, seen):
+    headers = {"apikey": apikey, "authorization": authorization and f"Bearer {authorization}"}
+    answer = await gateway.get("/functions/v1/echo", headers={key: value for key, value in headers.items() if value})
+    assert answer.json()["authorization"] == (seen and f"Bearer {seen}")
+
+
+async def test_a_function_gets_every_method_body_and_sub_path(gateway):
+    answer = await gateway.patch("/functions/v1/echo/deep/er?x=1", content=b"hello")
+    assert answer.json()["method"] == "PATCH"
+    assert answer.json()["path"] == "/functions/v1/echo/deep/er"
+    assert answer.json()["root_path"] == "/functions/v1/echo"
+    assert answer.json()["body"] == "hello"
+
+
+async def test_an_unknown_function_or_route_is_404_with_cors(gateway):
+    for path in ("/functions/v1/nobody", "/functions/v1", "/nowhere/v1"):
+        answer = await gateway.get(path)
+        assert answer.status_code == 404
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert answer.json()["message"]
+
+
+async def test_a_preflight_allows_what_the_clients_send(gateway):
+    answer = await gateway.options("/rest/v1/notes", headers={"origin": "http://localhost:3000"})
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-origin"] == "*"
+    for header in ("authorization", "apikey", "x-client-info", "prefer", "accept-profile"):
+        assert header in answer.headers["access-control-allow-headers"]
+
+
+async def test_the_face_names_what_a_person_needs(gateway):
+    page = (await gateway.get("/")).text
+    assert KEYS.publishable_key in page
+    assert str(gateway.base_url).rstrip("/") in page
+
+
+async def test_a_function_that_cannot_start_leaves_the_others_alone(tmp_path):
+    for name, code in {
+        "broken": "raise RuntimeError",
+        "empty": "",
+        "whole": "from tests.local.test_stack import echo as app",
+    }.items():
+        (tmp_path / "functions" / name).mkdir(parents=True)
+        (tmp_path / "functions" / name / "app.py").write_text(code)
+    config = StackConfig(port=0, db_port=0, ephemeral=True, project_dir=tmp_path)
+    async with running_stack(config) as stack, httpx.AsyncClient(base_url=stack.config.api_url) as client:
+        for name in ("broken", "empty"):
+            answer = await client.post(f"/functions/v1/{name}")
+            assert (answer.status_code, answer.json()["code"]) == (503, "BOOT_ERROR")
+        assert (await client.post("/functions/v1/whole")).status_code == 200
+        assert os.environ["SUPABASE_URL"] == stack.config.api_url
+        assert json.loads(os.environ["SUPABASE_SECRET_KEYS"]) == {"default": KEYS.secret_key}
+
+
+async def test_a_person_signs_up_with_the_official_client(stack):
+    person = await stack.sign_up()
+    claims = KEYS.verify_jwt(person.access_token)
+    assert claims["sub"] == person.user_id
+    assert claims["iss"] == stack.config.auth_url
+    with psycopg.connect(stack.database_url) as connection:
+        rows = connection.execute("select email from auth.users where id = %s", [person.user_id]).fetchall()
+    assert rows == [(person.email,)]
+
+
+async def test_a_taken_gateway_port_is_named_before_anything_starts(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=rf"^Port {port} for the gateway is taken"):
+            async with running_stack(StackConfig(port=port, db_port=0, data_dir=tmp_path / "data")):
+                pass
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com"])  # noqa: S104 - it is refused
+async def test_the_stack_never_listens_beyond_this_machine(tmp_path, host):
+    with pytest.raises(StackError, match="this machine only"):
+        async with running_stack(StackConfig(host=host, port=0, db_port=0, data_dir=tmp_path / "data")):
+            pass
+
+
+async def test_a_migration_that_fails_stops_the_stack_and_its_server(tmp_path):
+    folder = tmp_path / "supabase" / "migrations"
+    folder.mkdir(parents=True)
+    (folder / "1_broken.sql").write_text("create tabel notes ();")
+    config = StackConfig(port=0, db_port=0, data_dir=tmp_path / "data", project_dir=tmp_path)
+    with pytest.raises(StackError, match=r"1_broken\.sql:1: syntax error"):
+        async with running_stack(config):
+            pass
+    assert not PostgresServer(tmp_path / "data").is_running()
+
+
+def test_a_background_stack_is_started_found_and_stopped(tmp_path):
+    config = StackConfig(port=0, db_port=0, data_dir=tmp_path / "data")
+    running = background.start(config)
+    try:
+        assert background.start(config) == running
+        assert httpx.get(f"{running.api_url}/health").json() == {"status": "ok"}
+        assert f'API_URL="{running.api_url}"' in background.status_env(running)
+    finally:
+        assert background.stop(config)
+    assert background.status(config) is None
+    assert not background.stop(config)
+
+
+def test_what_a_killed_stack_left_is_cleared_by_the_next_start(tmp_path):
+    config = StackConfig(port=0, db_port=0, data_dir=tmp_path / "data")
+    background.start(config)
+    state = background.StackState.read(config.data_dir)
+    killed = state.process()
+    killed.kill()
+    psutil.wait_procs([killed], timeout=10)
+    assert background.status(config) is None
+    running = background.start(config)
+    try:
+        assert httpx.get(f"{running.api_url}/health").status_code == 200
+    finally:
+        background.stop(config)
+
+
+def test_a_background_start_that_fails_repeats_the_reason(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = StackConfig(port=taken.getsockname()[1], db_port=0, data_dir=tmp_path / "data")
+        with pytest.raises(StackError, match="taken by another program"):
+            background.start(config)
+
+
+def test_status_env_can_be_sourced_by_a_shell(tmp_path):
+    file = tmp_path / "env"
+    file.write_text(background.status_env(StackConfig()))
+    shell = ["sh", "-c", f". {file}; printf %s $SERVICE_ROLE_KEY"]
+    assert subprocess.run(shell, check=True, capture_output=True, text=True).stdout == KEYS.service_role_key
+
+
+def test_the_legacy_keys_are_the_ones_every_local_supabase_has():
+    assert KEYS.anon_key.endswith(".CRXP1A7WOeoJeXxjNni43kdQwgnWNReilDMblYTn_I0")
+    assert KEYS.verify_jwt(KEYS.service_role_key)["role"] == "service_role"
+
+
+def test_tokens_of_both_kinds_verify():
+    claims = {"sub": "someone", "role": "authenticated", "exp": 4_000_000_000}
+    assert KEYS.verify_jwt(KEYS.sign_jwt(claims)) == claims
+    assert KEYS.verify_jwt(KEYS.sign_legacy_jwt(claims)) == claims
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("", "malformed"),
+        ("not.a.jwt", "malformed"),
+        (jwt.encode({"role": "service_role"}, None, algorithm="none"), "signature"),
+        (jwt.encode({"role": "anon"}, "another secret of more than thirty-two bytes", algorithm="HS256"), "signature"),
+        (KEYS.sign_legacy_jwt({"role": "anon", "exp": 1}), "expired"),
+        (KEYS.sign_jwt({"role": "anon", "nbf": 4_000_000_000}), "claims"),
+        (jwt.encode({}, KEYS.jwt_secret, algorithm="HS256", headers={"kid": "b81269f1"}), "signature"),
+        (jwt.encode({}, KEYS.jwt_secret * 2, algorithm="HS512"), "signature"),
+    ],
+)
+def test_a_token_that_proves_nothing_is_refused_with_its_reason(token, reason):
+    with pytest.raises(InvalidToken) as refused:
+        KEYS.verify_jwt(token)
+    assert refused.value.reason == reason
+
+
+def test_the_public_keys_hold_no_private_part():
+    (key,) = KEYS.jwks()["keys"]
+    assert "d" not in key
+    assert key["kid"] == jwt.get_unverified_header(KEYS.sign_jwt({}))["kid"]
+
+
+def test_the_server_module_fails_with_a_sentence_and_exit_code_1(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "local.server", "--port", port, "--data-dir", str(tmp_path / "data")]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path.cwd())
+    assert ended.returncode == 1
+    assert ended.stderr == f"Port {port} for the gateway is taken by another program.\n"
