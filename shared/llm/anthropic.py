@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import anthropic
@@ -27,6 +27,7 @@ from anthropic.types import (
     Usage as SdkUsage,
 )
 
+from shared.errors import UpstreamRefused
 from shared.llm.connection import CONNECT_SECONDS, PerLoop
 from shared.llm.failures import broken_off, failure, no_protocol, unreachable
 from shared.llm.model import (
@@ -104,6 +105,17 @@ class AnthropicModel:
         )
 
     async def _attempt(self, request: ModelRequest, on_text: OnText | None) -> ModelResponse:
+        try:
+            return await self._ask(request, on_text)
+        except UpstreamRefused as refusal:
+            # A signed thought that was touched on its way (redacted, moved by a fork) would be refused at every
+            # later turn too. The conversation goes on without the thoughts; what they led to is still there.
+            forgetful = _without_thoughts(request)
+            if forgetful == request or "thinking" not in (refusal.details or ""):
+                raise
+            return await self._ask(forgetful, on_text)
+
+    async def _ask(self, request: ModelRequest, on_text: OnText | None) -> ModelResponse:
         answer = _Answer(self.name, _answer_tool(request, self._model))
         async with aclosing(self._events(request)) as events:
             async for event in events:
@@ -254,6 +266,13 @@ class _Answer:
             usage.cache_read_input_tokens or seen.cache_read_tokens,
             usage.cache_creation_input_tokens or seen.cache_write_tokens,
         )
+
+
+def _without_thoughts(request: ModelRequest) -> ModelRequest:
+    def kept(message: Message) -> Message:
+        return Message(message.role, tuple(block for block in message.blocks if not isinstance(block, Opaque)))
+
+    return replace(request, messages=tuple(kept(message) for message in request.messages))
 
 
 def _answer_tool(request: ModelRequest, model: str) -> ToolSpec | None:
