@@ -27,6 +27,7 @@ class StackConfig:
     data_dir: Path = PROJECT_DIR / ".runbase"
     ephemeral: bool = False
     project_dir: Path = PROJECT_DIR
+    reload: bool = False  # load functions anew when their code changes
     jwt_seconds: int = 3600  # life of a user's access token, GoTrue's default
 
     @property

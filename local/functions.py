@@ -6,12 +6,14 @@ that cannot be imported answers 503 and leaves the others alone.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -19,7 +21,9 @@ from typing import cast
 from starlette.responses import JSONResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
+from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType] - its optional trio types
 
+from local.config import StackConfig
 from local.services import Part, Services
 
 PREFIX = "/functions/v1"
@@ -28,15 +32,23 @@ _log = logging.getLogger("local.functions")
 
 
 def build(services: Services, apps: Mapping[str, ASGIApp] | None = None) -> Part:
-    """Mount `apps`, or what the project's functions folder holds when the stack starts."""
+    """Mount `apps`, or what the project's functions folder holds when the stack starts.
+
+    Functions read their settings from the environment, as they do when deployed, so while the stack runs its
+    environment is the process's.
+    """
+    config = services.config
     router = FunctionRouter()
+    cleanup = AsyncExitStack()
 
     async def start() -> None:
-        # Functions read their settings from the environment when they are imported, as they do when deployed.
-        os.environ.update(environment(services))
-        router.apps = dict(apps) if apps is not None else load_functions(services.config.functions_dir)
+        cleanup.enter_context(_environment(environment(services)))
+        router.apps = dict(apps) if apps is not None else load_functions(config.functions_dir)
+        if config.reload:
+            watch = asyncio.create_task(_reload_on_change(router, config))
+            cleanup.push_async_callback(_cancel, watch)
 
-    return Part([Mount(PREFIX, router)], start)
+    return Part([Mount(PREFIX, router)], start, cleanup.aclose)
 
 
 def environment(services: Services) -> dict[str, str]:
@@ -73,6 +85,35 @@ class FunctionRouter:
             await app(scope, receive, send)
             return
         await app({**scope, "root_path": f"{root}/{name}"}, receive, send)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+async def _reload_on_change(router: FunctionRouter, config: StackConfig) -> None:
+    async for _ in awatch(config.functions_dir, config.project_dir / "shared", watch_filter=PythonFilter()):
+        # What the functions share changes with them. A request that is under way keeps the modules it has.
+        for name in [name for name in sys.modules if name.split(".")[0] in {"functions", "shared"}]:
+            del sys.modules[name]
+        router.apps = load_functions(config.functions_dir)
+        _log.info("function.reloaded names=%s", ",".join(router.apps))
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _load(path: Path) -> ASGIApp:

@@ -42,7 +42,6 @@ SETTINGS: Mapping[str, str] = {
 # A crash of the machine may lose everything; a crash of the server loses nothing.
 EPHEMERAL_SETTINGS: Mapping[str, str] = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
 }
 _LOG_PREFIX = re.compile(r"^\S+ \S+ UTC \[\d+\] ")

@@ -6,6 +6,7 @@ It opens nothing when built; `start` and `stop` run inside the gateway's lifespa
 
 from __future__ import annotations
 
+import select
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -75,6 +76,15 @@ def _pool(conninfo: str, *, min_size: int, max_size: int) -> Pool:
         min_size=min_size,
         max_size=max_size,
         timeout=10,  # seconds a request waits for a connection before it is told so (PostgREST's pool timeout)
+        check=_check,
         open=False,
         kwargs={"autocommit": True},
     )
+
+
+async def _check(connection: AsyncConnection[TupleRow]) -> None:
+    """Ask the server only if it has said something since: a goodbye, usually. A roundtrip a request is saved so."""
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    if waiting.poll(0):
+        await AsyncConnectionPool.check_connection(connection)

@@ -22,7 +22,10 @@ def claims(connection: psycopg.Connection, role: str, **more: object) -> None:
 
 
 async def test_applying_it_again_changes_nothing(database_url, connection):
-    state = "select oid, relname, relacl::text from pg_class where relnamespace::regnamespace::text in ('auth', 'realtime') order by oid"
+    state = """
+        select oid, relname, relacl::text from pg_class
+        where relnamespace::regnamespace::text in ('auth', 'realtime') order by oid
+    """
     before = connection.execute(state).fetchall()
     await apply_platform(database_url)
     assert connection.execute(state).fetchall() == before

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -22,6 +24,7 @@ from local.config import StackConfig
 from local.keys import InvalidToken, Keys
 from local.postgres import PostgresServer
 from local.server import StackError, running_stack
+from local.services import Services
 from tests.support.stack import stack_over
 
 KEYS = Keys()
@@ -112,6 +115,34 @@ async def test_a_function_that_cannot_start_leaves_the_others_alone(tmp_path):
         assert (await client.post("/functions/v1/whole")).status_code == 200
         assert os.environ["SUPABASE_URL"] == stack.config.api_url
         assert json.loads(os.environ["SUPABASE_SECRET_KEYS"]) == {"default": KEYS.secret_key}
+
+
+async def test_changed_code_is_loaded_anew(tmp_path):
+    code = "async def app(scope, receive, send):\n    from starlette.responses import Response\n"
+    file = tmp_path / "functions" / "version" / "app.py"
+    for folder in (file.parent, tmp_path / "shared"):
+        folder.mkdir(parents=True)
+    file.write_text(code + "    await Response('old')(scope, receive, send)")
+    config = StackConfig(port=0, db_port=0, ephemeral=True, project_dir=tmp_path, reload=True)
+    async with running_stack(config) as stack, httpx.AsyncClient(base_url=stack.config.api_url) as client:
+        assert (await client.get("/functions/v1/version")).text == "old"
+        deadline = time.monotonic() + 30
+        while (await client.get("/functions/v1/version")).text == "old":
+            assert time.monotonic() < deadline
+            # Written again each time: the watch may begin after the first.
+            file.write_text(code + "    await Response('new')(scope, receive, send)")
+            await asyncio.sleep(0.1)
+        assert (await client.get("/functions/v1/version")).text == "new"
+
+
+async def test_the_gateway_outlives_a_crash_of_the_database(tmp_path):
+    async with running_stack(StackConfig(port=0, db_port=0, ephemeral=True, project_dir=tmp_path)) as stack:
+        services = Services.of(stack.config, stack.database_url)
+        async with services.lifespan():
+            for _ in range(3):
+                await asyncio.to_thread(stack.postgres.restart, immediate=True)
+                async with services.pool.connection() as connection:
+                    assert await (await connection.execute("select current_user")).fetchone() == ("authenticator",)
 
 
 async def test_a_person_signs_up_with_the_official_client(stack):
