@@ -45,6 +45,7 @@ from shared.llm.model import (
     ToolResult,
     ToolSpec,
     Usage,
+    well_formed,
 )
 from shared.llm.retry import RetryPolicy, repeat
 
@@ -194,9 +195,9 @@ class _Part:
         written = "".join(self.text)
         match self.start["type"]:
             case "text":
-                return Text(str(self.start.get("text", "")) + written)
+                return Text(well_formed(str(self.start.get("text", "")) + written))
             case "tool_use" if answer_tool is not None and self.start.get("name") == answer_tool.name:
-                return Text(written)
+                return Text(well_formed(written))
             case "tool_use":
                 return ToolCall.parse(str(self.start.get("id", "")), str(self.start.get("name", "")), written)
             case "thinking":

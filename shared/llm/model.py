@@ -48,6 +48,7 @@ class ToolCall:
     @classmethod
     def parse(cls, call_id: str, name: str, raw_arguments: str, *, extra: JsonObject | None = None) -> ToolCall:
         """Keep a call as the model wrote it; no text at all means no arguments."""
+        raw_arguments = well_formed(raw_arguments)
         return cls(call_id, name, parse_object(raw_arguments or "{}"), raw_arguments, extra)
 
     def to_json(self) -> JsonObject:
@@ -311,6 +312,15 @@ def parse_object(text: str) -> JsonObject | None:
     except orjson.JSONDecodeError:
         return None
     return cast("JsonObject", value) if isinstance(value, dict) else None
+
+
+def well_formed(text: str) -> str:
+    """Join surrogates that a stream tore apart and replace lone ones: no UTF-8, thus no database, takes them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _blocks(data: Mapping[str, object]) -> tuple[Block, ...]:

@@ -42,6 +42,7 @@ from shared.llm.model import (
     ToolResult,
     ToolSpec,
     Usage,
+    well_formed,
 )
 from shared.llm.presets import Preset
 from shared.llm.retry import RetryPolicy, repeat
@@ -221,7 +222,7 @@ class _Answer:
         calls = tuple(
             ToolCall.parse(call.id, call.name, "".join(call.arguments), extra=call.extra) for call in self._calls
         )
-        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        text, reasoning = well_formed("".join(self._text)), well_formed("".join(self._reasoning))
         blocks: list[Block] = []
         if reasoning:
             blocks.append(Opaque(self._model, {"reasoning_content": reasoning}))

@@ -109,6 +109,14 @@ async def test_calls_with_the_same_index_are_told_apart_by_their_ids(server: Mod
     assert response.stop_reason == "tool_calls"
 
 
+async def test_a_character_torn_apart_is_joined_and_half_of_one_replaced(server: ModelServer) -> None:
+    server.script(chunks({"content": "\ud83d"}, {"content": "\ude00 \ud83d"}))
+
+    response = await call(server, "vllm")
+
+    assert response.text == "\U0001f600 \ufffd"
+
+
 async def test_a_call_without_an_id_gets_one(server: ModelServer) -> None:
     server.script(chunks({"tool_calls": [{"index": 0, "function": {"name": "look", "arguments": "{}"}}]}))
 

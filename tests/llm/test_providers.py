@@ -289,6 +289,18 @@ async def test_a_timeout_of_the_reader_is_not_taken_for_the_models(model: Model,
         await model.respond(ask(), on_text=broken_reader)
 
 
+async def test_a_reader_that_fails_closes_the_request(model: Model, server: ModelServer) -> None:
+    server.script(Reply.hang("half an answ"))
+
+    async def broken_reader(_: str) -> None:
+        raise RuntimeError("the reader's own")
+
+    with pytest.raises(RuntimeError, match="the reader's own"):
+        await model.respond(ask(), on_text=broken_reader)
+
+    await server.until(lambda: server.requests[0].gone)
+
+
 @pytest.mark.parametrize("status", [400, 401, 429, 500])
 async def test_the_key_is_in_no_error(model: Model, server: ModelServer, status: int) -> None:
     server.otherwise = Reply.error(status, message=f"Incorrect API key provided: {KEY}, or sk-proj-****wxyz12.")

@@ -51,8 +51,10 @@ class AnthropicWire:
         }
 
     def whole(self) -> dict[str, Any]:
+        blocks = self._content()  # a tool's input is written as text there, as the stream has it
         usage = self._message["usage"] | {"output_tokens": self._reply.output_tokens}
-        return self._message | {"content": self._content(), "stop_reason": self._stop, "usage": usage}
+        content = [{**block, "input": json.loads(block["input"])} if "input" in block else block for block in blocks]
+        return self._message | {"content": content, "stop_reason": self._stop, "usage": usage}
 
     def events(self) -> Iterator[str]:
         yield self._event("message_start", message=self._message)
