@@ -1,0 +1,110 @@
+"""The routes of `/rest/v1`, and what becomes of whatever goes wrong behind them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import PoolTimeout
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from local.rest import errors
+from local.rest.asked import Asked, read_request, request_settings
+from local.rest.call_plans import plan_call
+from local.rest.callers import Caller, Callers
+from local.rest.catalog import Catalog
+from local.rest.errors import ApiError
+from local.rest.relation_plans import plan_relation
+from local.rest.schema_cache import SchemaCache
+from local.rest.transaction import Plan, run
+from local.services import PLATFORM_PASSWORD, Part, Services
+
+_RELATION_METHODS = ("OPTIONS", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_CALL_METHODS = ("OPTIONS", "GET", "HEAD", "POST")
+_log = logging.getLogger(__name__)
+Planner = Callable[[Catalog, Asked], Plan]
+
+
+def build(services: Services) -> Part:
+    """The REST part of a stack."""
+    api = _RestApi(services)
+    return Part(
+        routes=[
+            Route("/rest/v1/rpc/{name}", _Endpoint(api.call)),
+            Route("/rest/v1/{name}", _Endpoint(api.relation)),
+            Route("/rest/v1/{path:path}", _Endpoint(api.elsewhere)),
+        ],
+        start=api.cache.start,
+        stop=api.cache.stop,
+    )
+
+
+class _RestApi:
+    def __init__(self, services: Services) -> None:
+        conninfo = make_conninfo(services.database_url, user="authenticator", password=PLATFORM_PASSWORD)
+        self.cache = SchemaCache(services.pool, conninfo)
+        self._pool = services.pool
+        self._callers = Callers(services.keys)
+
+    async def relation(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return _allow(_RELATION_METHODS)
+        if request.method not in _RELATION_METHODS:
+            raise ApiError(405, "PGRST117", f"Unsupported HTTP method: {request.method}")
+        return await self._serve(request, plan_relation, is_call=False)
+
+    async def call(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return _allow(_CALL_METHODS)
+        if request.method not in _CALL_METHODS:
+            raise ApiError(405, "PGRST101", f"Cannot use the {request.method} method on RPC")
+        return await self._serve(request, plan_call, is_call=True)
+
+    async def elsewhere(self, request: Request) -> Response:
+        if not request.path_params["path"]:
+            raise ApiError(404, "PGRST126", "Root endpoint metadata is disabled")
+        raise ApiError(404, "PGRST125", "Invalid path specified in request URL")
+
+    async def _serve(self, request: Request, planner: Planner, *, is_call: bool) -> Response:
+        caller = self._callers.identify(request.headers.get("authorization"))
+        asked = await read_request(request, name=request.path_params["name"], is_call=is_call)
+        try:
+            plan = await self.cache.resolve(lambda catalog: planner(catalog, asked))
+            role_settings = self.cache.catalog.role_settings.get(caller.role, {})
+            settings = request_settings(request, asked, caller, [*role_settings.items()])
+            return await run(self._pool, plan, settings=[*settings, *plan.settings])
+        except PoolTimeout as exc:
+            raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from exc
+        except psycopg.Error as exc:
+            raise await self._refusal(exc, caller) from exc
+
+    async def _refusal(self, exc: psycopg.Error, caller: Caller) -> ApiError:
+        refusal = errors.of_database(exc, role=caller.role)
+        if refusal.status == 503:
+            # After a restart of the server every idle connection is dead; one request finds out for all.
+            _log.warning("rest.connection_lost error=%s", type(exc).__name__)
+            await self._pool.check()
+        return refusal
+
+
+class _Endpoint:
+    """An ASGI application of its own, so that the router leaves every method to us."""
+
+    def __init__(self, serve: Callable[[Request], Awaitable[Response]]) -> None:
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._serve(Request(scope, receive, send))
+        except ApiError as exc:
+            response = exc.response()
+        await response(scope, receive, send)
+
+
+def _allow(methods: tuple[str, ...]) -> Response:
+    return Response(None, 200, {"Allow": ",".join(methods)})

@@ -1,0 +1,110 @@
+-- What the API can reach, as one JSON document. Run with an empty search_path, so that every type and default
+-- is written with its schema. $1: the exposed schemas.
+with relations as (
+  select c.oid, n.nspname, c.relname
+  from pg_catalog.pg_class c
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  where c.relkind in ('r', 'v', 'm', 'f', 'p') and n.nspname = any($1)
+), tables as (
+  select json_build_object(
+    'schema', r.nspname,
+    'name', r.relname,
+    'columns', (
+      select coalesce(json_agg(json_build_object(
+        'name', a.attname,
+        'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
+        'default', case
+          when a.attidentity <> '' then pg_catalog.format(
+            'nextval(%L::pg_catalog.regclass)',
+            pg_catalog.pg_get_serial_sequence(pg_catalog.format('%I.%I', r.nspname, r.relname), a.attname))
+          when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+        end
+      ) order by a.attnum), '[]')
+      from pg_catalog.pg_attribute a
+      left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+      where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+    ),
+    'primary_key', (
+      select coalesce(json_agg(a.attname order by key.position), '[]')
+      from pg_catalog.pg_constraint k
+      cross join unnest(k.conkey) with ordinality as key(attnum, position)
+      join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = key.attnum
+      where k.conrelid = r.oid and k.contype = 'p'
+    )
+  ) as document
+  from relations r
+), foreign_keys as (
+  select json_build_object(
+    'name', k.conname,
+    'table', json_build_array(source.nspname, source.relname),
+    'target', json_build_array(target.nspname, target.relname),
+    'columns', (
+      select json_agg(json_build_array(a.attname, b.attname) order by pair.position)
+      from unnest(k.conkey, k.confkey) with ordinality as pair(own, other, position)
+      join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = pair.own
+      join pg_catalog.pg_attribute b on b.attrelid = k.confrelid and b.attnum = pair.other
+    ),
+    'is_unique', exists (
+      select from pg_catalog.pg_constraint u
+      where u.conrelid = k.conrelid and u.contype in ('p', 'u') and u.conkey @> k.conkey and u.conkey <@ k.conkey
+    ),
+    'in_primary_key', exists (
+      select from pg_catalog.pg_constraint u
+      where u.conrelid = k.conrelid and u.contype = 'p' and u.conkey @> k.conkey
+    )
+  ) as document
+  from pg_catalog.pg_constraint k
+  join relations source on source.oid = k.conrelid
+  join relations target on target.oid = k.confrelid
+  where k.contype = 'f' and k.conparentid = 0
+), functions as (
+  select json_build_object(
+    'schema', n.nspname,
+    'name', p.proname,
+    'arguments', (
+      select coalesce(json_agg(json_build_object(
+        'name', coalesce(a.name, ''),
+        'type', pg_catalog.format_type(a.type, null),
+        'is_optional', a.input_position > p.pronargs - p.pronargdefaults,
+        'is_variadic', a.mode = 'v'
+      ) order by a.input_position), '[]')
+      from (
+        select x.name, x.type, coalesce(x.mode, 'i') as mode, row_number() over (order by x.position) as input_position
+        from unnest(coalesce(p.proallargtypes, p.proargtypes::oid[]), p.proargnames, p.proargmodes)
+          with ordinality as x(type, name, mode, position)
+        where x.type is not null and coalesce(x.mode, 'i') in ('i', 'b', 'v')
+      ) a
+    ),
+    'returns', pg_catalog.format_type(p.prorettype, null),
+    'returns_set', p.proretset,
+    'returns_rows', t.typtype = 'c' or coalesce(p.proargmodes::text[] && array['t', 'o', 'b'], false),
+    'relation', (select json_build_array(r.nspname, r.relname) from relations r where r.oid = t.typrelid),
+    'is_volatile', p.provolatile = 'v',
+    'settings', coalesce(p.proconfig, '{}')
+  ) as document
+  from pg_catalog.pg_proc p
+  join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+  join pg_catalog.pg_type t on t.oid = p.prorettype
+  where n.nspname = any($1)
+    and p.prokind = 'f'
+    and p.prorettype not in ('pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
+), role_settings as (
+  select json_build_object(
+    'role', r.rolname,
+    'name', split_part(setting, '=', 1),
+    'value', substr(setting, strpos(setting, '=') + 1)
+  ) as document
+  from pg_catalog.pg_db_role_setting s
+  join pg_catalog.pg_roles r on r.oid = s.setrole
+  cross join unnest(s.setconfig) as setting
+  join pg_catalog.pg_settings known on known.name = split_part(setting, '=', 1) and known.context = 'user'
+  where s.setdatabase in (0, (select oid from pg_catalog.pg_database where datname = current_database()))
+    and r.rolname <> current_user
+    and pg_catalog.pg_has_role(current_user, r.oid, 'member')
+)
+select json_build_object(
+  'tables', (select coalesce(json_agg(document), '[]') from tables),
+  'foreign_keys', (select coalesce(json_agg(document), '[]') from foreign_keys),
+  'functions', (select coalesce(json_agg(document), '[]') from functions),
+  'role_settings', (select coalesce(json_agg(document), '[]') from role_settings)
+)

@@ -1,0 +1,91 @@
+"""Keeps one `Catalog` as fresh as the database.
+
+A connection listens on the channel `pgrst`, on which the platform's event triggers announce every change to the
+schema. Since a notice may still be on its way when the next request comes, a request that misses something asks
+for one reload of its own before it is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import psycopg
+from psycopg import AsyncConnection
+
+from local.rest.catalog import EMPTY, Catalog, load_catalog
+from local.rest.errors import ApiError
+from local.services import Pool
+
+EXPOSED_SCHEMAS = ("public",)
+
+_log = logging.getLogger(__name__)
+_MISSES = frozenset({"PGRST200", "PGRST202", "PGRST204", "PGRST205"})
+_RECONNECT_SECONDS = 0.2
+T = TypeVar("T")
+
+
+class SchemaCache:
+    """Reads through `pool`; listens on a connection of its own, by `conninfo`."""
+
+    def __init__(self, pool: Pool, conninfo: str) -> None:
+        self._pool = pool
+        self._conninfo = conninfo
+        self._catalog = EMPTY
+        self._loaded_at = float("-inf")
+        self._reloading = asyncio.Lock()
+        self._listener: asyncio.Task[None] | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._catalog
+
+    async def start(self) -> None:
+        await self.reload()
+        self._listener = asyncio.create_task(self._listen(), name="rest-schema-cache")
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listener
+
+    async def resolve(self, plan: Callable[[Catalog], T]) -> T:
+        """Plan against the catalog; where that misses something, once more against a fresh one."""
+        asked_at = time.monotonic()
+        try:
+            return plan(self._catalog)
+        except ApiError as exc:
+            if exc.code not in _MISSES:
+                raise
+        await self.reload(newer_than=asked_at)
+        return plan(self._catalog)
+
+    async def reload(self, *, newer_than: float = float("inf")) -> None:
+        """Read the catalog again, unless a read that began after `newer_than` has already been done."""
+        async with self._reloading:
+            if self._loaded_at > newer_than:
+                return
+            began = time.monotonic()
+            async with self._pool.connection() as connection:
+                self._catalog = await load_catalog(connection, EXPOSED_SCHEMAS)
+            self._loaded_at = began
+
+    async def _listen(self) -> None:
+        """Listen for ever; a lost connection is made again, with a reload for what was missed meanwhile."""
+        while True:
+            try:
+                async with await AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
+                    await connection.execute("listen pgrst")
+                    await self.reload()
+                    while True:
+                        async for _ in connection.notifies(stop_after=1):
+                            pass  # a migration's many notices arrive together and need one reload
+                        await self.reload()
+            except psycopg.Error as exc:
+                _log.warning("rest.listener_lost error=%s", type(exc).__name__)
+                await asyncio.sleep(_RECONNECT_SECONDS)
