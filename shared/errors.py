@@ -9,6 +9,8 @@ whether the same call may succeed later without a change.
     ├─ Unauthenticated 401 unauthenticated
     ├─ Forbidden 403 forbidden
     ├─ NotFound 404 not_found                 also what row-level security hides
+    ├─ MethodNotAllowed 405 method_not_allowed
+    ├─ PayloadTooLarge 413 payload_too_large
     ├─ Conflict 409 conflict
     │  ├─ StaleRevision stale_revision        the caller's copy is old: read again, then decide again
     │  ├─ RunFinished run_finished            an end is final
@@ -30,7 +32,7 @@ whether the same call may succeed later without a change.
 
 from __future__ import annotations
 
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Final, TypedDict
 
 
 class ErrorBody(TypedDict):
@@ -92,6 +94,20 @@ class NotFound(AppError):
 
     code = "not_found"
     status = 404
+
+
+class MethodNotAllowed(AppError):
+    """The endpoint does not know this HTTP method; the Allow header names those it knows."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class PayloadTooLarge(AppError):
+    """The body is over the limit; the message names the limit."""
+
+    code = "payload_too_large"
+    status = 413
 
 
 class Conflict(AppError):
@@ -207,3 +223,46 @@ class Suspend(BaseException):
 
     Derived from BaseException so that a tool's `except Exception` cannot take it for a failure.
     """
+
+
+_BY_SQLSTATE: Final[dict[str, type[AppError]]] = {
+    "RUN01": NotFound,
+    "RUN02": InvalidTransition,
+    "RUN03": StaleRevision,
+    "RUN04": RunFinished,
+    "RUN05": IdempotencyConflict,
+    "RUN06": Forbidden,
+    "RUN07": InvalidInput,
+    "RUN08": NotFound,
+    "RUN09": LimitExceeded,
+    "RUN10": BudgetSpent,
+    "RUN11": AppError,
+    "RUN12": AppError,
+    "PGRST301": Unauthenticated,
+    "PGRST303": Unauthenticated,
+    "42501": Forbidden,
+    "22P02": InvalidInput,  # text that is no uuid or number
+    "40001": DatabaseUnavailable,  # serialization failure: rolled back, so safe to repeat
+    "40P01": DatabaseUnavailable,  # deadlock victim: rolled back, so safe to repeat
+    "55P03": DatabaseUnavailable,  # lock not available
+    "57014": DatabaseUnavailable,  # statement timeout: rolled back
+    "PGRST000": DatabaseUnavailable,
+    "PGRST001": DatabaseUnavailable,
+    "PGRST002": DatabaseUnavailable,
+    "PGRST003": DatabaseUnavailable,
+}
+_UNAVAILABLE_CLASSES: Final = ("08", "53", "57P")  # connection lost, out of resources, shutting down or starting up
+
+
+def error_for(sqlstate: str, message: str, *, details: str | None = None, hint: str | None = None) -> AppError:
+    """The error of ours that a SQLSTATE (or PostgREST code) means; the same over both wires.
+
+    Our own codes (RUNxx) carry messages written for the caller. Any other message may hold data of the statement, so
+    only its code is passed on.
+    """
+    if sqlstate.startswith(_UNAVAILABLE_CLASSES):
+        return DatabaseUnavailable("The database is not available", details=sqlstate)
+    kind = _BY_SQLSTATE.get(sqlstate, AppError)
+    if sqlstate.startswith("RUN"):
+        return kind(message, details=details, hint=hint)
+    return kind(f"The database refused the call ({sqlstate})", details=sqlstate, hint=None)

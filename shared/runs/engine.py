@@ -39,8 +39,6 @@ class StartSteps:
 class Wait:
     """Nothing new to start: open steps decide what happens next."""
 
-    logs: tuple[NewLog, ...] = ()
-
 
 @dataclass(frozen=True, slots=True)
 class Finish:
@@ -148,9 +146,10 @@ class Engine(Protocol[State]):
         ...
 
     async def perform(self, state: State, step: Step, ctx: StepContext) -> Outcome:
-        """Perform one step. Cancellation must stop it. Reads `state` as of the decision; never changes it.
+        """Perform one step. Cancellation must stop it.
 
-        An exception that is not `Suspend` fails the step: AppError with its code and `retryable`, any other as
-        `internal`, not retried.
+        Takes what it needs of `state` before its first await, for `apply` may change the state meanwhile, and never
+        changes it. An AppError fails the step with its code and `retryable`; any other exception as `internal`, not
+        retried.
         """
         ...

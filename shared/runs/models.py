@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal, NewType, TypeAlias, cast
 from uuid import UUID
 
 from shared.runs.status import RunStatus, StepStatus
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
 
 RunId = NewType("RunId", UUID)
@@ -176,6 +175,20 @@ class Step:
             credits_bound=cast("int", row["credits_bound"]),
             phase=cast("str | None", row["phase"]),
             finished_revision=cast("int | None", row["finished_revision"]),
+        )
+
+    def to_new(self) -> NewStep:
+        """What the engine asked for when it started this step."""
+        return NewStep(
+            key=self.key,
+            kind=self.kind,
+            name=self.name,
+            input=self.input,
+            effect=self.effect,
+            timeout_seconds=self.timeout_seconds,
+            credits_bound=self.credits_bound,
+            max_attempts=self.max_attempts,
+            phase=self.phase,
         )
 
 

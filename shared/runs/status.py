@@ -87,9 +87,7 @@ RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
             RunStatus.TIMEOUT,
         }
     ),
-    RunStatus.AWAITING_INPUT: frozenset(
-        {RunStatus.QUEUED, RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.TIMEOUT}
-    ),
+    RunStatus.AWAITING_INPUT: frozenset({RunStatus.QUEUED, RunStatus.PAUSED, RunStatus.CANCELLED, RunStatus.TIMEOUT}),
     RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.CANCELLED, RunStatus.TIMEOUT}),
     RunStatus.COMPLETED: frozenset(),
     RunStatus.FAILED: frozenset(),

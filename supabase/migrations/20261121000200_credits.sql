@@ -5,7 +5,7 @@
 create table private.settings (
   only_row boolean primary key default true check (only_row),
   sign_up_credits bigint not null default 100000000 check (sign_up_credits >= 0),  -- 100 credits
-  hold_credits bigint not null default 10000000 check (hold_credits > 0)           -- 10 credits, a run's first hold
+  hold_credits bigint not null default 1000000 check (hold_credits > 0)            -- 1 credit, a run's first hold
 );
 comment on table private.settings is 'One row of settings that SQL needs; operators change it with update.';
 insert into private.settings default values;

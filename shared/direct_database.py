@@ -1,0 +1,109 @@
+"""The direct wire: SQL functions over psycopg 3, for workers that have SUPABASE_DB_URL.
+
+Autocommit, one round trip a call, and no prepared statements, so that it also works behind a transaction-mode pooler.
+The session acts as service_role, so the database grants it no more than the service key has over PostgREST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self, cast
+
+import orjson
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb, set_json_dumps, set_json_loads
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from shared.errors import AppError, DatabaseUnavailable, error_for
+from shared.runs.models import Json
+
+CONNECT_SECONDS = 5.0  # how long a call waits for a connection before it says that the database is away
+
+
+def _dumps(value: Json) -> bytes:
+    return orjson.dumps(value)
+
+
+class DirectDatabase:
+    """A pool of connections as service_role. Open it with `async with`, or `open` and `close`."""
+
+    def __init__(self, url: str, *, connections: int = 4) -> None:
+        self.url = url
+        self._statements: dict[tuple[str, tuple[str, ...]], sql.Composed] = {}
+        self._pool = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=connections,
+            open=False,
+            timeout=CONNECT_SECONDS,
+            reconnect_timeout=0,  # the next call tries again; the pool never gives up for good
+            configure=_configure,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": None,
+                "application_name": "runbase",
+                "options": "-c role=service_role",  # whoever logs in lays down his own rights
+            },
+        )
+
+    async def open(self) -> None:
+        """Connect in the background; the first call waits for it."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        """Call `public.<function>`; see `shared.database.Database`."""
+        statement = self._statement(function, tuple(arguments))
+        values = {name: _adapt(value) for name, value in arguments.items()}
+        try:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(statement, values)
+                row = await cursor.fetchone()
+        except psycopg.Error as error:
+            raise _translated(error, function) from error
+        return None if row is None else cast("Json", row[0])
+
+    def _statement(self, function: str, names: tuple[str, ...]) -> sql.Composed:
+        known = self._statements.get((function, names))
+        if known is None:
+            arguments = sql.SQL(", ").join(
+                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in names
+            )
+            known = sql.SQL("select public.{}({})").format(sql.Identifier(function), arguments)
+            self._statements[function, names] = known
+        return known
+
+
+async def _configure(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+    set_json_dumps(_dumps, connection)
+    set_json_loads(orjson.loads, connection)
+
+
+def _adapt(value: Json) -> object:
+    if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+        return Jsonb(value)
+    return value
+
+
+def _translated(error: psycopg.Error, function: str) -> AppError:
+    if isinstance(error, PoolTimeout):
+        return DatabaseUnavailable("The database does not answer")
+    diagnostics = error.diag
+    if error.sqlstate is None:
+        return DatabaseUnavailable(f"The connection was lost while calling {function!r}")
+    return error_for(
+        error.sqlstate,
+        diagnostics.message_primary or "The database refused the call",
+        details=diagnostics.message_detail,
+        hint=diagnostics.message_hint,
+    )

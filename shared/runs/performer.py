@@ -1,0 +1,91 @@
+"""Performs one step: the only place where an engine's effects happen, so time limit and errors are settled here.
+
+Whatever `perform` does, an `Outcome` comes back, except when the step is cancelled on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from shared.crash_points import crash_point
+from shared.errors import AppError
+from shared.runs.engine import Done, Engine, Failed, Outcome
+from shared.runs.models import Artifact, Run, Step, StepError
+from shared.runs.store import RunStore
+
+log = logging.getLogger(__name__)
+
+OUTCOME_UNKNOWN: Final = "outcome_unknown"
+
+
+class Context:
+    """The `StepContext` that a runner gives to `perform`."""
+
+    def __init__(self, run: Run, step: Step, *, store: RunStore, emit: Callable[[Step, int, str], None]) -> None:
+        self._run = run
+        self._step = step
+        self._store = store
+        self._emit = emit
+        self._offset = 0
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    async def delta(self, text: str) -> None:
+        if text:
+            self._emit(self._step, self._offset, text)
+            self._offset += len(text)
+
+    async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
+        return await self._store.artifacts(self._run.id, names) if names else {}
+
+
+async def perform(engine: Engine[Any], state: object, step: Step, context: Context) -> Outcome:
+    """Perform `step` within its time limit and turn every failure into an outcome.
+
+    Raises:
+        CancelledError: the step was cancelled; it left no result.
+    """
+    crash_point("before_perform")
+    try:
+        async with asyncio.timeout(step.timeout_seconds):
+            outcome = await engine.perform(state, step, context)
+    except TimeoutError:
+        if step.effect == "effectful":
+            return Failed(unknown_outcome(step))
+        return Failed(
+            StepError("step_timeout", f"{step.name} took longer than {step.timeout_seconds:g} seconds", retryable=True)
+        )
+    except AppError as error:
+        return Failed(
+            StepError(error.code, error.message, retryable=error.retryable),
+            retry_after_seconds=getattr(error, "retry_after_seconds", None),
+        )
+    except Exception:  # the executor's one stage: a tool's bug fails its step, not the worker
+        log.exception("step.crashed run_id=%s step_no=%d kind=%s", context.run.id, step.step_no, step.kind)
+        return Failed(StepError("internal", f"{step.name} failed by an unexpected error; the operator's log has it"))
+    crash_point("after_perform")
+    return _within_bound(outcome, step)
+
+
+def unknown_outcome(step: Step) -> StepError:
+    """The failure of an effectful step whose end nobody saw."""
+    return StepError(OUTCOME_UNKNOWN, f"Whether {step.name} took effect is not known, so it was not tried again")
+
+
+def _within_bound(outcome: Outcome, step: Step) -> Outcome:
+    # The bound is what was reserved: charging more could overdraw the hold.
+    if outcome.credits <= step.credits_bound:
+        return outcome
+    log.warning("step.over_bound step_no=%d credits=%d bound=%d", step.step_no, outcome.credits, step.credits_bound)
+    match outcome:
+        case Done(output, records):
+            return Done(output, records, step.credits_bound)
+        case Failed(error, records, _, retry_after):
+            return Failed(error, records, step.credits_bound, retry_after)
+        case _:
+            return type(outcome)(outcome.on, outcome.records, step.credits_bound)

@@ -1,0 +1,379 @@
+"""The run core's calls of SQL: domain verbs in, domain objects out. Only this module knows the wire form of a batch.
+
+A batch is flat, one list a table, so that SQL writes it with one statement a table (see
+`supabase/migrations/*_worker_functions.sql`, which documents every key).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, cast
+from uuid import UUID
+
+from shared.database import Database
+from shared.runs.engine import HumanRequest
+from shared.runs.models import (
+    Artifact,
+    Json,
+    JsonObject,
+    NewArtifact,
+    NewLog,
+    NewMessage,
+    NewPlan,
+    NewStep,
+    Records,
+    RunId,
+    RunView,
+    Step,
+    StepError,
+    WaitsFor,
+)
+from shared.runs.status import RunStatus, StepStatus
+from shared.runs.text import bounded_metadata, bounded_text, storable
+
+BATCH_VERSION: Final = 1
+LOG_MESSAGE_BYTES: Final = 8192
+LOG_METADATA_BYTES: Final = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class FinishStep:
+    """What becomes of a running step: an end, another try (`PENDING`) or a wait (`RUNNING` with `waits_for`).
+
+    `available_in` is in seconds; None with `RUNNING` means until the event. `bound` is what was reserved for it.
+    """
+
+    step_no: int
+    attempt: int
+    status: StepStatus
+    output: JsonObject | None = None
+    error: StepError | None = None
+    credits: int = 0
+    bound: int = 0
+    failed: bool = False
+    available_in: float | None = None
+    waits_for: WaitsFor | None = None
+    records: Records = field(default_factory=Records)
+    request: HumanRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartStep:
+    """A step to start, or to start `again` after a wait for its next try."""
+
+    step_no: int
+    effect_key: UUID
+    step: NewStep
+    again: bool = False
+
+    def recorded(self) -> Step:
+        """The step as it stands in the database once the start is committed."""
+        new = self.step
+        return Step(
+            step_no=self.step_no,
+            key=new.key,
+            kind=new.kind,
+            name=new.name,
+            status=StepStatus.RUNNING,
+            attempt=1,
+            failed_attempts=0,
+            max_attempts=new.max_attempts,
+            effect=new.effect,
+            effect_key=self.effect_key,
+            input=new.input,
+            output=None,
+            error=None,
+            waits_for=None,
+            due_in_seconds=0.0,
+            timeout_seconds=new.timeout_seconds,
+            credits_bound=new.credits_bound,
+            phase=new.phase,
+            finished_revision=None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One run's transition, all or nothing: results, starts, log lines and the run's next status (None: unchanged)."""
+
+    run_id: RunId
+    lease_id: UUID
+    revision: int
+    finish: tuple[FinishStep, ...] = ()
+    start: tuple[StartStep, ...] = ()
+    logs: tuple[NewLog, ...] = ()
+    status: RunStatus | None = None
+    available_in: float | None = None
+    output: JsonObject | None = None
+    error: StepError | None = None
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """The answer to one `Advance`. When it did not win, only `lease_id` (the present holder's) means anything."""
+
+    run_id: RunId
+    won: bool
+    revision: int
+    lease_id: UUID | None
+    status: RunStatus | None
+    stop: bool = False
+    pause: bool = False
+    short: bool = False
+    unsent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat tells about a run that is still held."""
+
+    run_id: RunId
+    lease_id: UUID
+    revision: int
+    stop: bool
+    pause: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Runs leased to the caller, and in how many seconds the next timer is due (None: no timer)."""
+
+    views: tuple[RunView, ...]
+    next_in_seconds: float | None
+    swept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of model output, `offset` characters into the step's text."""
+
+    run_id: RunId
+    lease_id: UUID
+    step_no: int
+    attempt: int
+    offset: int
+    text: str
+
+
+class RunStore:
+    """Worker's side of the run core, over either wire."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, *, owner: str, limit: int, lease_seconds: float, engines: Sequence[str]) -> Claim:
+        """Lease up to `limit` (at most 100) due runs of these engines to `owner`, expired leases first."""
+        answer = cast(
+            "JsonObject",
+            await self._database.call(
+                "claim_runs",
+                {
+                    "p_owner": owner,
+                    "p_limit": limit,
+                    "p_lease_seconds": lease_seconds,
+                    "p_engines": list[Json](engines),
+                },
+            ),
+        )
+        next_in = cast("float | None", answer["next_in_seconds"])
+        return Claim(
+            views=tuple(RunView.from_row(row) for row in cast("list[JsonObject]", answer["runs"])),
+            next_in_seconds=None if next_in is None else float(next_in),
+            swept=cast("int", answer["swept"]),
+        )
+
+    async def advance(self, items: Sequence[Advance], *, lease_seconds: float) -> dict[RunId, Advanced]:
+        """Commit a batch, at most one item a run. Every item has its answer, won or lost."""
+        answer = await self._database.call("advance_runs", {"p_batch": _batch(items, lease_seconds)})
+        advanced = [_advanced(row) for row in cast("list[JsonObject]", answer)]
+        return {one.run_id: one for one in advanced}
+
+    async def heartbeat(self, leases: Mapping[RunId, UUID], *, lease_seconds: float) -> list[Beat]:
+        """Extend these leases. A run that is missing in the answer was being advanced just now, or is lost."""
+        answer = await self._database.call(
+            "heartbeat_runs",
+            {
+                "p_leases": [{"run_id": str(run_id), "lease_id": str(lease)} for run_id, lease in leases.items()],
+                "p_lease_seconds": lease_seconds,
+            },
+        )
+        return [
+            Beat(
+                run_id=RunId(UUID(cast("str", row["run_id"]))),
+                lease_id=UUID(cast("str", row["lease_id"])),
+                revision=cast("int", row["revision"]),
+                stop=bool(row["stop"]),
+                pause=bool(row["pause"]),
+            )
+            for row in cast("list[JsonObject]", answer)
+        ]
+
+    async def load(self, run_id: RunId) -> RunView | None:
+        """Read one run with its records; None when there is no such run."""
+        answer = await self._database.call("load_run", {"p_run_id": str(run_id)})
+        return None if answer is None else RunView.from_row(cast("JsonObject", answer))
+
+    async def artifacts(self, run_id: RunId, names: Sequence[str]) -> dict[str, Artifact]:
+        """Load the newest artifact of each name; a name that does not exist is absent."""
+        answer = await self._database.call("load_artifacts", {"p_run_id": str(run_id), "p_names": list[Json](names)})
+        return {
+            cast("str", row["name"]): Artifact(
+                cast("str", row["name"]), cast("str", row["content"]), cast("str", row["content_type"])
+            )
+            for row in cast("list[JsonObject]", answer)
+        }
+
+    async def flush_logs(self, run_ids: Sequence[RunId]) -> None:
+        """Broadcast the log lines of these runs that were held back by the rate limit."""
+        await self._database.call("flush_logs", {"p_run_ids": [str(run_id) for run_id in run_ids]})
+
+    async def publish(self, deltas: Sequence[Delta]) -> None:
+        """Keep and broadcast model output. A delta of a run that is no longer held is dropped."""
+        await self._database.call(
+            "publish_deltas",
+            {
+                "p_deltas": [
+                    {
+                        "run_id": str(delta.run_id),
+                        "lease_id": str(delta.lease_id),
+                        "step_no": delta.step_no,
+                        "attempt": delta.attempt,
+                        "offset": delta.offset,
+                        "text": storable(delta.text),
+                    }
+                    for delta in deltas
+                ]
+            },
+        )
+
+
+def _advanced(row: JsonObject) -> Advanced:
+    lease_id = cast("str | None", row["lease_id"])
+    status = cast("str | None", row["status"])
+    return Advanced(
+        run_id=RunId(UUID(cast("str", row["run_id"]))),
+        won=bool(row["won"]),
+        revision=cast("int | None", row["revision"]) or 0,
+        lease_id=None if lease_id is None else UUID(lease_id),
+        status=None if status is None else RunStatus(status),
+        stop=bool(row.get("stop")),
+        pause=bool(row.get("pause")),
+        short=bool(row.get("short")),
+        unsent=bool(row.get("unsent")),
+    )
+
+
+def _batch(items: Sequence[Advance], lease_seconds: float) -> JsonObject:
+    batch: dict[str, list[Json]] = {"runs": []}
+    for item in items:
+        run_id = str(item.run_id)
+        records = [finish.records for finish in item.finish]
+        logs = [log for record in records for log in record.logs] + list(item.logs)
+        batch["runs"].append(_run(item, run_id, lines=len(logs)))
+        for finish in item.finish:
+            batch.setdefault("finish", []).append(_finish(finish, run_id))
+            _append_records(batch, finish, run_id)
+        for start in item.start:
+            batch.setdefault("start", []).append(_start(start, run_id))
+        for log in logs:
+            batch.setdefault("logs", []).append(_log(log, run_id))
+    return {"v": BATCH_VERSION, "lease_seconds": lease_seconds, **batch}
+
+
+def _run(item: Advance, run_id: str, *, lines: int) -> JsonObject:
+    return {
+        "run_id": run_id,
+        "lease_id": str(item.lease_id),
+        "revision": item.revision,
+        "status": item.status,
+        "available_in": item.available_in,
+        "output": None if item.output is None else storable(item.output),
+        "error": None if item.error is None else storable(item.error.to_json()),
+        "new_steps": sum(not start.again for start in item.start),
+        "completed": any(finish.status is StepStatus.COMPLETED for finish in item.finish),
+        "in_flight": item.in_flight,
+        "charge": sum(finish.credits for finish in item.finish),
+        "released": sum(finish.bound for finish in item.finish),
+        "wanted": sum(start.step.credits_bound for start in item.start),
+        "lines": lines,
+    }
+
+
+def _finish(finish: FinishStep, run_id: str) -> JsonObject:
+    return {
+        "run_id": run_id,
+        "step_no": finish.step_no,
+        "attempt": finish.attempt,
+        "status": finish.status,
+        "output": None if finish.output is None else storable(finish.output),
+        "error": None if finish.error is None else storable(finish.error.to_json()),
+        "credits": finish.credits,
+        "failed": finish.failed,
+        "available_in": finish.available_in,
+        "waits_for": finish.waits_for,
+    }
+
+
+def _start(start: StartStep, run_id: str) -> JsonObject:
+    if start.again:
+        return {"run_id": run_id, "step_no": start.step_no, "again": True, "credits_bound": start.step.credits_bound}
+    step = start.step
+    return {
+        "run_id": run_id,
+        "step_no": start.step_no,
+        "again": False,
+        "key": step.key,
+        "kind": step.kind,
+        "name": storable(step.name),
+        "phase": step.phase,
+        "effect": step.effect,
+        "effect_key": str(start.effect_key),
+        "input": storable(step.input),
+        "timeout_seconds": step.timeout_seconds,
+        "credits_bound": step.credits_bound,
+        "max_attempts": step.max_attempts,
+    }
+
+
+def _append_records(batch: dict[str, list[Json]], finish: FinishStep, run_id: str) -> None:
+    of_step: JsonObject = {"run_id": run_id, "step_no": finish.step_no}
+    for message in finish.records.messages:
+        batch.setdefault("messages", []).append(of_step | _message(message))
+    for artifact in finish.records.artifacts:
+        batch.setdefault("artifacts", []).append(of_step | _artifact(artifact))
+    for plan in finish.records.plans:
+        batch.setdefault("plans", []).append(of_step | _plan(plan))
+    if finish.request is not None:
+        batch.setdefault("requests", []).append(of_step | _request(finish.request))
+
+
+def _message(message: NewMessage) -> JsonObject:
+    return {"role": message.role, "content": storable(message.content)}
+
+
+def _artifact(artifact: NewArtifact) -> JsonObject:
+    return {
+        "name": storable(artifact.name),
+        "content": storable(artifact.content),
+        "content_type": artifact.content_type,
+    }
+
+
+def _plan(plan: NewPlan) -> JsonObject:
+    return {"goal": storable(plan.goal), "phases": storable(plan.phases), "reason": storable(plan.reason)}
+
+
+def _request(request: HumanRequest) -> JsonObject:
+    options = [storable(option) for option in request.options]
+    return {"kind": request.kind, "prompt": storable(request.prompt), "options": list[Json](options)}
+
+
+def _log(log: NewLog, run_id: str) -> JsonObject:
+    return {
+        "run_id": run_id,
+        "log_type": log.log_type,
+        "message": bounded_text(log.message, LOG_MESSAGE_BYTES),
+        "metadata": bounded_metadata(log.metadata, LOG_METADATA_BYTES),
+    }

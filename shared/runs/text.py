@@ -1,0 +1,59 @@
+"""What Postgres cannot store in text and jsonb, taken out; and the bounds of log lines.
+
+jsonb refuses NUL and lone surrogates, and JSON has no NaN or infinity. A tool's output may hold all of them, and one
+bad character must not cost a run its step.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final, TypeVar, cast
+
+import orjson
+
+from shared.runs.models import Json, JsonObject
+
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_MAX_DEPTH: Final = 64
+
+Value = TypeVar("Value", bound="Json")
+
+
+def storable(value: Value) -> Value:
+    """The same value with NUL and lone surrogates replaced by U+FFFD and non-finite numbers by None.
+
+    Raises:
+        ValueError: it is nested more than 64 deep.
+    """
+    return cast("Value", _storable(value, 0))
+
+
+def _storable(value: Json, depth: int) -> Json:
+    if depth > _MAX_DEPTH:
+        raise ValueError("JSON is nested more than 64 deep")
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {_UNSTORABLE.sub("\ufffd", key): _storable(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item, depth + 1) for item in value]
+    return value
+
+
+def bounded_text(text: str, limit: int) -> str:
+    """At most `limit` bytes of UTF-8, cut at a character, with a mark where something was cut."""
+    encoded = storable(text).encode()
+    if len(encoded) <= limit:
+        return encoded.decode()
+    mark = " [truncated]"
+    return encoded[: limit - len(mark)].decode(errors="ignore") + mark
+
+
+def bounded_metadata(metadata: JsonObject, limit: int) -> JsonObject:
+    """The metadata, or a note of its size where it is over `limit` bytes as JSON."""
+    clean = storable(metadata)
+    size = len(orjson.dumps(clean))
+    return clean if size <= limit else {"truncated": True, "bytes": size}

@@ -1,0 +1,257 @@
+"""The worker: claims runs, drives them side by side, and keeps their leases alive.
+
+One class serves the long-lived worker (no time limit) and the drain (a time budget, then everything is given back). It
+holds nothing that a restart would lose: whatever it was doing, its rows say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from shared.crash_points import crash_point
+from shared.errors import AppError, DatabaseUnavailable
+from shared.runs.advancer import Advancer
+from shared.runs.engine import Engine
+from shared.runs.execution import Execution
+from shared.runs.models import RunId
+from shared.runs.status import RunStatus
+from shared.runs.store import Advance, Advanced, Delta, RunStore
+from shared.runs.wake import NoWake, Wake
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 0.2  # deltas at most five a second, tails of log lines soon after their burst
+MAX_CLAIM: Final = 100
+DEADLINE_MARGIN_SECONDS: Final = 1.0  # kept back of a time budget for the last commits
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker works.
+
+    Attributes:
+        concurrency: Runs held at a time.
+        parallel_steps: Steps of one run performed at a time.
+        lease_seconds: How long a killed worker's runs stand still.
+        poll_seconds: How often an idle worker looks by itself.
+        longest_step_seconds: What the longest-lived host of this deployment can perform; a step that may take longer
+            fails its run at once instead of wandering for ever.
+    """
+
+    concurrency: int = 20
+    parallel_steps: int = 8
+    lease_seconds: float = 15.0
+    heartbeat_seconds: float = 2.0
+    poll_seconds: float = 5.0
+    longest_step_seconds: float = float("inf")
+    owner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}")
+
+
+class Worker:
+    """Claims and drives runs until it is told to stop."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        engines: Mapping[str, Engine[Any]],
+        *,
+        options: WorkerOptions | None = None,
+        wake: Wake | None = None,
+    ) -> None:
+        self.store = store
+        self.options = options or WorkerOptions()
+        self.parallel_steps = self.options.parallel_steps
+        self.longest_step_seconds = self.options.longest_step_seconds
+        self.left: Counter[str] = Counter()
+        """How many times runs left this worker, by the status they were left in (`lost`: another worker has it)."""
+        self.swept = 0
+        self.claimed = 0
+        self._engines = engines
+        self._wake = wake or NoWake()
+        self._woken = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._executions: dict[RunId, Execution] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._advancer = Advancer(store, lease_seconds=self.options.lease_seconds)
+        self._deltas: list[Delta] = []
+        self._unsent: set[RunId] = set()
+        self._next_due: float | None = None
+        self._until = float("inf")
+        self._failures = 0
+
+    async def run(self, *, seconds: float | None = None, until_idle: bool = False) -> None:
+        """Work until `stop`, until `seconds` are nearly up, or (`until_idle`) until nothing is due.
+
+        On the way out every held run is committed as far as it came and given back.
+        """
+        loop = asyncio.get_running_loop()
+        if seconds is not None:
+            self._until = loop.time() + seconds
+        # The advancer outlives the executions: their last words go through it.
+        advancing = loop.create_task(self._advancer.serve())
+        helpers = [
+            loop.create_task(self._beat()),
+            loop.create_task(self._tick()),
+            loop.create_task(self._wake.serve(self._woken)),
+        ]
+        try:
+            await self._claim_while_open(until_idle=until_idle)
+            for execution in self._executions.values():
+                execution.signal(give_back=True)
+            while self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._tick_once()
+        finally:
+            for task in (*self._tasks, *helpers, advancing):
+                task.cancel()
+            await asyncio.gather(*self._tasks, *helpers, advancing, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Claim no more and give back what is held; `run` returns when that is done."""
+        self._stopping.set()
+        self._woken.set()
+
+    # -- Host ---------------------------------------------------------------------------------------------------
+
+    async def submit(self, item: Advance) -> Advanced:
+        return await self._advancer.submit(item)
+
+    def emit(self, delta: Delta) -> None:
+        self._deltas.append(delta)
+
+    def unsent(self, run_id: RunId) -> None:
+        self._unsent.add(run_id)
+
+    def out_of_time(self) -> None:
+        self.stop()
+
+    def seconds_left(self) -> float:
+        return self._until - asyncio.get_running_loop().time() - DEADLINE_MARGIN_SECONDS
+
+    # -- claiming -----------------------------------------------------------------------------------------------
+
+    async def _claim_while_open(self, *, until_idle: bool) -> None:
+        while not self._stopping.is_set() and self.seconds_left() > 0:
+            self._woken.clear()
+            free = min(MAX_CLAIM, self.options.concurrency - len(self._executions))
+            claimed = await self._claim(free) if free > 0 else 0
+            if until_idle and claimed == 0 and not self._executions and self._failures == 0:
+                return
+            if claimed == free > 0:
+                continue  # there may be more
+            await self._rest()
+
+    async def _claim(self, limit: int) -> int:
+        try:
+            claim = await self.store.claim(
+                owner=self.options.owner,
+                limit=limit,
+                lease_seconds=self.options.lease_seconds,
+                engines=tuple(self._engines),
+            )
+        except DatabaseUnavailable as error:
+            self._failures += 1
+            log.warning("claim.unavailable tries=%d code=%s", self._failures, error.details)
+            return 0
+        crash_point("after_claim")
+        self._failures = 0
+        self.swept += claim.swept
+        self.claimed += len(claim.views)
+        loop = asyncio.get_running_loop()
+        self._next_due = None if claim.next_in_seconds is None else loop.time() + claim.next_in_seconds
+        for view in claim.views:
+            execution = Execution(view, self._engines[view.run.engine], self)
+            self._executions[view.run.id] = execution
+            task = loop.create_task(self._drive(execution))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return len(claim.views)
+
+    async def _rest(self) -> None:
+        """Wait for a wake, a free slot, the next timer or the poll."""
+        now = asyncio.get_running_loop().time()
+        pause = self.options.poll_seconds if self._failures == 0 else min(self.options.poll_seconds, 0.5)
+        if self._next_due is not None and len(self._executions) < self.options.concurrency:
+            pause = min(pause, max(0.0, self._next_due - now))
+        try:
+            async with asyncio.timeout(max(0.0, min(pause, self.seconds_left()))):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    async def _drive(self, execution: Execution) -> None:
+        status: RunStatus | None = None
+        full = len(self._executions) >= self.options.concurrency
+        try:
+            status = await execution.drive()
+        except AppError as error:
+            # Nothing more can be said about the run: its lease runs out, and another worker tries.
+            log.exception("run.abandoned run_id=%s code=%s", execution.run_id, error.code)
+        finally:
+            del self._executions[execution.run_id]
+            self.left["lost" if status is None else status.value] += 1
+        if execution.resumes_in is not None:
+            due = asyncio.get_running_loop().time() + execution.resumes_in
+            self._next_due = due if self._next_due is None else min(self._next_due, due)
+        if full or execution.resumes_in is not None or not self._executions:
+            self._woken.set()  # a slot is free, or a timer is new
+
+    # -- keeping ------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """One call for all held runs: extend the leases, learn who should stop."""
+        while True:
+            await asyncio.sleep(self.options.heartbeat_seconds)
+            leases: dict[RunId, UUID] = {run_id: held.lease_id for run_id, held in self._executions.items()}
+            if not leases:
+                continue
+            try:
+                beats = await self.store.heartbeat(leases, lease_seconds=self.options.lease_seconds)
+            except AppError as error:
+                log.warning("heartbeat.failed runs=%d code=%s", len(leases), error.code)
+                continue
+            for beat in beats:
+                execution = self._executions.get(beat.run_id)
+                if execution is not None and execution.lease_id == beat.lease_id:
+                    execution.signal(stop=beat.stop, pause=beat.pause, revision=beat.revision)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            await self._tick_once()
+
+    async def _tick_once(self) -> None:
+        """Send model output and the tails of log lines. Losing them costs a viewer a moment, never the run."""
+        deltas, self._deltas = _joined(self._deltas), []
+        unsent, self._unsent = sorted(self._unsent), set()
+        try:
+            if deltas:
+                await self.store.publish(deltas)
+            if unsent:
+                await self.store.flush_logs(unsent)
+        except (AppError, ValueError) as error:
+            log.warning("tick.failed deltas=%d runs=%d error=%s", len(deltas), len(unsent), type(error).__name__)
+
+
+def _joined(deltas: list[Delta]) -> list[Delta]:
+    """Adjacent pieces of one step's text as one, so that a run sends at most one message a tick and step."""
+    joined: dict[tuple[RunId, int, int], Delta] = {}
+    for delta in deltas:
+        key = (delta.run_id, delta.step_no, delta.attempt)
+        first = joined.get(key)
+        joined[key] = (
+            delta
+            if first is None
+            else Delta(
+                first.run_id, delta.lease_id, first.step_no, first.attempt, first.offset, first.text + delta.text
+            )
+        )
+    return list(joined.values())

@@ -1,0 +1,77 @@
+"""Small engines for tests of the run core: they stand for any engine, so the core is shown to know none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from shared.runs.engine import Decision, Done, Fail, Finish, Outcome, StartSteps, StepContext, Wait
+from shared.runs.models import NewLog, NewStep, Records, RunView, Step, StepResult
+
+Perform = Callable[[Step, StepContext], Awaitable[Outcome]]
+
+
+@dataclass
+class Progress:
+    """Which steps are known and how each ended."""
+
+    known: set[str] = field(default_factory=set)
+    results: dict[str, StepResult] = field(default_factory=dict)
+
+
+class ListEngine:
+    """Performs a list of steps, `width` at a time, then finishes; a failed step fails the run."""
+
+    name = "list"
+
+    def __init__(self, steps: list[NewStep], perform: Perform | None = None, *, width: int = 1) -> None:
+        self.steps = steps
+        self.width = width
+        self.performed: list[tuple[str, int, str]] = []
+        """Every performance: (key, attempt, effect_key)."""
+        self._perform = perform
+
+    def open(self, view: RunView) -> Progress:
+        state = Progress()
+        for result in view.results:
+            state = self.apply(state, result)
+        return state
+
+    def started(self, state: Progress, step: Step) -> Progress:
+        state.known.add(step.key)
+        return state
+
+    def apply(self, state: Progress, result: StepResult) -> Progress:
+        state.known.add(result.step.key)
+        state.results[result.step.key] = result
+        return state
+
+    def decide(self, state: Progress) -> Decision:
+        failed = next((result for result in state.results.values() if result.failed), None)
+        if failed is not None and failed.step.error is not None:
+            return Fail(failed.step.error)
+        if len(state.results) == len(self.steps):
+            return Finish({"keys": sorted(state.results)})
+        running = len(state.known) - len(state.results)
+        new = [step for step in self.steps if step.key not in state.known][: self.width - running]
+        return StartSteps(tuple(new)) if new else Wait()
+
+    async def perform(self, state: Progress, step: Step, ctx: StepContext) -> Outcome:
+        del state
+        self.performed.append((step.key, step.attempt, str(step.effect_key)))
+        if self._perform is None:
+            return Done({"key": step.key}, Records(logs=(NewLog("info", f"did {step.key}"),)))
+        return await self._perform(step, ctx)
+
+
+def steps(count: int, **options: object) -> list[NewStep]:
+    """Steps s1 ... sN."""
+    return [NewStep(key=f"s{n}", kind="test", name=f"Step {n}", **options) for n in range(1, count + 1)]
+
+
+async def forever(step: Step, ctx: StepContext) -> Outcome:
+    """A step that only ends when it is interrupted."""
+    del step, ctx
+    await asyncio.Event().wait()
+    raise AssertionError
