@@ -1,7 +1,7 @@
-"""Serve the project's functions at /functions/v1/<folder name>, as Supabase's gateway does.
+"""Serve the project's functions at /functions/v1/<slug>, as Supabase's gateway does.
 
-Each `functions/<name>/app.py` exports `app`, an ASGI application, which is handed every method and sub-path. A function
-that cannot be imported answers 503 and leaves the others alone.
+Each `functions/<name>/app.py` exports `app`, an ASGI application, which is handed every method and sub-path. The slug
+is the folder's name with dashes. A function that cannot be imported answers 503 and leaves the others alone.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def environment(services: Services) -> dict[str, str]:
 
 def load_functions(folder: Path) -> dict[str, ASGIApp]:
     """Import every function of the folder anew, also one that was imported before."""
-    return {path.parent.name: _load(path) for path in sorted(folder.glob("*/app.py"))}
+    return {path.parent.name.replace("_", "-"): _load(path) for path in sorted(folder.glob("*/app.py"))}
 
 
 class FunctionRouter:

@@ -141,8 +141,9 @@ async def _execute(connection: AsyncConnection, path: Path, statements: list[Sta
 
 def _complaint(path: Path, statement: Statement, error: psycopg.Error) -> str:
     """`file:line: message (SQLSTATE)`, the hint or detail, then the statement's beginning."""
-    before = statement.text[: max(int(error.diag.statement_position or 1) - 1, 0)]
-    line = statement.line + before.count("\n")
+    line = statement.line
+    if error.diag.statement_position:
+        line = statement.begins + statement.text.count("\n", 0, int(error.diag.statement_position) - 1)
     told = error.diag.message_primary or str(error)
     more = [text for text in (error.diag.message_detail, error.diag.message_hint) if text]
     beginning = statement.text if len(statement.text) <= 400 else f"{statement.text[:400]} ..."

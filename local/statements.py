@@ -29,37 +29,42 @@ _NESTING = {"(": 1, ")": -1, "case": 1, "end": -1}
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement without its semicolon; `line` is where it begins in the script, from 1."""
+    """One statement without its semicolon, the comments before it included.
+
+    Lines count from 1 in the script: `begins` is the text's first, `line` that of the code in it.
+    """
 
     text: str
+    begins: int
     line: int
 
 
 def split_statements(script: str) -> list[Statement]:
-    """Return the statements of a script in order, comments before a statement not counted to it."""
+    """Return the statements of a script in order; text between semicolons that is only white space is none."""
     statements: list[Statement] = []
-    start: int | None = None
-    end = depth = 0
+    start = depth = 0
+    code: int | None = None
     previous = ""
     for text, position in _tokens(script):
         word = text.lower()
         if text == ";" and not depth:
-            if start is not None:
-                statements.append(_statement(script, start, position))
-            start = None
+            statements += _statement(script, start, position, code)
+            start, code = position + 1, None
         else:
-            start = position if start is None else start
+            code = position if code is None else code
             change = 1 if (previous, word) == ("begin", "atomic") else _NESTING.get(word, 0)
             depth = max(depth + change, 0)
         previous = word
-        end = position + len(text)
-    if start is not None:
-        statements.append(_statement(script, start, end))
-    return statements
+    return statements + _statement(script, start, len(script), code)
 
 
-def _statement(script: str, start: int, end: int) -> Statement:
-    return Statement(script[start:end].rstrip(), script.count("\n", 0, start) + 1)
+def _statement(script: str, start: int, end: int, code: int | None) -> list[Statement]:
+    text = script[start:end].strip()
+    if not text:
+        return []
+    begin = script.index(text, start)
+    lines = [script.count("\n", 0, position) + 1 for position in (begin, begin if code is None else code)]
+    return [Statement(text, *lines)]
 
 
 def _tokens(script: str) -> Iterator[tuple[str, int]]:

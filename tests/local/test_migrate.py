@@ -40,7 +40,7 @@ async def test_files_are_applied_in_order_and_recorded_statement_by_statement(em
     assert done.applied == ["20260101000000_first.sql", "20260102000000_second.sql"]
     recorded = "select version, name, statements from supabase_migrations.schema_migrations order by version"
     assert rows(empty_url, recorded) == [
-        ("20260101000000", "first", ["create table notes (id int)", "select 1"]),
+        ("20260101000000", "first", ["-- a table\ncreate table notes (id int)", "select 1"]),
         ("20260102000000", "second", ["insert into notes values (1)"]),
     ]
 
@@ -71,6 +71,12 @@ async def test_a_broken_file_leaves_nothing_and_names_its_line(empty_url, folder
     assert rows(empty_url, "select to_regclass('public.notes'), to_regnamespace('supabase_migrations')") == [
         (None, None)
     ]
+
+
+async def test_a_failure_without_a_place_names_the_line_of_its_statement(empty_url, folder):
+    (folder / "1_first.sql").write_text("create table notes (id int);\n-- twice\ncreate table notes (id int);")
+    with pytest.raises(MigrationError, match=r"^1_first\.sql:3: relation \"notes\" already exists \(42P07\)"):
+        await migrate(empty_url, folder)
 
 
 async def test_a_file_older_than_the_newest_applied_is_refused(empty_url, folder):
@@ -105,9 +111,10 @@ async def test_rivals_apply_each_file_once(empty_url, folder):
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
+        ("-- why;\nselect 1; -- and\nselect 2;\n-- end\n", ["-- why;\nselect 1", "-- and\nselect 2", "-- end"]),
         ("select ';'; select e'\\';'; select \";\"", ["select ';'", "select e'\\';'", 'select ";"']),
         ("do $$ begin; end $$; do $a$ $$;$a$;", ["do $$ begin; end $$", "do $a$ $$;$a$"]),
-        ("/* ; /* ; */ ; */ select 1 -- ;\n;", ["select 1 -- ;"]),
+        ("/* ; /* ; */ ; */ select 1 -- ;\n;", ["/* ; /* ; */ ; */ select 1 -- ;"]),
         (
             "create function f() returns int begin atomic select case when true then 1 end; select 2; end; select 3",
             [
@@ -125,5 +132,5 @@ def test_a_script_is_cut_where_postgresql_ends_a_statement(script, expected):
     assert found == ([script.rstrip(";")] if expected is None else expected)
 
 
-def test_a_statement_knows_its_line():
-    assert split_statements("select 1;\n-- why\n\nselect 2;")[1] == Statement("select 2", 4)
+def test_a_statement_knows_its_lines():
+    assert split_statements("select 1;\n-- why\n\nselect 2;")[1] == Statement("-- why\n\nselect 2", begins=2, line=4)
