@@ -91,13 +91,13 @@ with relations as (
 ), role_settings as (
   select json_build_object(
     'role', r.rolname,
-    'name', split_part(setting, '=', 1),
-    'value', substr(setting, strpos(setting, '=') + 1)
+    'name', split_part(given.pair, '=', 1),
+    'value', substr(given.pair, strpos(given.pair, '=') + 1)
   ) as document
   from pg_catalog.pg_db_role_setting s
   join pg_catalog.pg_roles r on r.oid = s.setrole
-  cross join unnest(s.setconfig) as setting
-  join pg_catalog.pg_settings known on known.name = split_part(setting, '=', 1) and known.context = 'user'
+  cross join unnest(s.setconfig) as given(pair)
+  join pg_catalog.pg_settings known on known.name = split_part(given.pair, '=', 1) and known.context = 'user'
   where s.setdatabase in (0, (select oid from pg_catalog.pg_database where datname = current_database()))
     and r.rolname <> current_user
     and pg_catalog.pg_has_role(current_user, r.oid, 'member')

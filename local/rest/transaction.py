@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
-from psycopg import AsyncRawCursor
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.pq.abc import PGresult
+from psycopg.rows import TupleRow
 from psycopg.sql import SQL
 from starlette.responses import Response
 
@@ -80,22 +82,33 @@ class Plan:
 async def run(pool: Pool, plan: Plan, *, settings: Sequence[Setting]) -> Response:
     """Run `plan` under `settings`, applied in their order and for this transaction only."""
     async with pool.connection() as connection:
-        cursor = AsyncRawCursor(connection)
-        async with connection.pipeline():
-            await connection.execute(b"begin read only" if plan.is_read_only else b"begin")
-            await AsyncRawCursor(connection).execute(
-                _settings_statement(len(settings)), [part for setting in settings for part in setting]
-            )
-            await cursor.execute(plan.statement.text, plan.statement.values)
-            if not plan.commits_last:
-                await connection.execute(b"commit")
-        if cursor.pgresult is None:
-            raise RuntimeError("the statement has no result")
-        outcome = Outcome.of(cursor.pgresult)
+        outcome = Outcome.of(await _send(connection, plan, settings))
         response = outcome.override(plan.respond(outcome))
         if plan.commits_last:
             await connection.execute(b"commit")
         return response
+
+
+async def _send(connection: AsyncConnection[TupleRow], plan: Plan, settings: Sequence[Setting]) -> PGresult:
+    cursor = AsyncRawCursor(connection)
+    failure: psycopg.Error | None = None
+    try:
+        async with connection.pipeline():
+            try:
+                await connection.execute(b"begin read only" if plan.is_read_only else b"begin")
+                await AsyncRawCursor(connection).execute(
+                    _settings_statement(len(settings)), [part for setting in settings for part in setting]
+                )
+                await cursor.execute(plan.statement.text, plan.statement.values)
+                if not plan.commits_last:
+                    await connection.execute(b"commit")
+            except psycopg.Error as exc:
+                failure = exc  # the pipeline would log its own abortion if this went through its end
+    except psycopg.Error as exc:
+        raise (failure or exc) from None
+    if failure is not None or cursor.pgresult is None:
+        raise failure or RuntimeError("the statement has no result")
+    return cursor.pgresult
 
 
 @lru_cache
