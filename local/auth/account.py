@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, cast, get_args
 from uuid import uuid4
 
-import psycopg
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -102,7 +101,7 @@ class Account:
                     session_id = caller.session.id if caller.session else None
                     await sessions.sign_out(cursor, caller.user.id, session_id=session_id, scope="others")
                 user = await _reload(cursor, caller.user)
-        except psycopg.errors.UniqueViolation as exc:
+        except users.EmailTaken as exc:
             raise email_exists() from exc
         return JSONResponse(user.body)
 
@@ -121,9 +120,7 @@ class Account:
             async with transaction(self._services.admin_pool) as cursor:
                 await users.insert(cursor, new)
                 body = await self._sign_in(cursor, request, new, method=method)
-        except psycopg.errors.UniqueViolation as exc:
-            if exc.diag.constraint_name != "users_email_partial_key":
-                raise
+        except users.EmailTaken as exc:
             raise AuthError(422, "user_already_exists", "User already registered") from exc
         return JSONResponse(body)
 

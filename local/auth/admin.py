@@ -6,7 +6,6 @@ import secrets
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
-import psycopg
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -64,8 +63,10 @@ class Admin:
             async with transaction(self._services.admin_pool) as cursor:
                 await users.insert(cursor, new)
                 return JSONResponse((await _existing(cursor, new.id)).body)
-        except psycopg.errors.UniqueViolation as exc:
-            raise _taken(exc) from exc
+        except users.EmailTaken as exc:
+            raise email_exists() from exc
+        except users.IdTaken as exc:
+            raise AuthError(422, "user_already_exists", "A user with this id already exists") from exc
 
     async def list_users(self, request: Request) -> Response:
         """One page of users, newest first, with the next and last page as `Link`."""
@@ -102,8 +103,8 @@ class Admin:
                 if change.password_hash:
                     await sessions.sign_out(cursor, user_id, session_id=None, scope="global")
                 return JSONResponse((await _existing(cursor, user_id)).body)
-        except psycopg.errors.UniqueViolation as exc:
-            raise _taken(exc) from exc
+        except users.EmailTaken as exc:
+            raise email_exists() from exc
 
     async def delete_user(self, request: Request) -> Response:
         user_id, body = _user_id(request), await read(request, DeleteUser, optional=True)
@@ -155,15 +156,6 @@ def _new_id(text: str | None) -> UUID:
 def _user_id(request: Request) -> UUID:
     wrong = AuthError(404, "validation_failed", "user_id must be an UUID")
     return uuid_of(request.path_params["user_id"], otherwise=wrong)
-
-
-def _taken(exc: psycopg.errors.UniqueViolation) -> Exception:
-    """Say what is taken; a violation in a project's own trigger stays what it is."""
-    if exc.diag.constraint_name == "users_email_partial_key":
-        return email_exists()
-    if exc.diag.constraint_name == "users_pkey":
-        return AuthError(422, "user_already_exists", "A user with this id already exists")
-    return exc
 
 
 def _count(request: Request, name: str, *, default: int) -> int:

@@ -78,18 +78,19 @@ def answering_errors(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except AuthError as exc:
             return refusal(request, exc)
-        except psycopg.DataError:
-            # NUL in a string, NaN in metadata, a ban past the year 9999: JSON can say what no column can hold.
-            return refusal(request, invalid("The request holds a value that cannot be stored"))
-        except psycopg.IntegrityError:
-            # What the endpoints check beforehand, changed by somebody else meanwhile.
-            return refusal(request, AuthError(409, "conflict", "Another request changed this at the same time"))
         except (psycopg.OperationalError, PoolTimeout):
             _log.exception("auth.database_unavailable path=%s", request.url.path)
             return refusal(request, AuthError(503, "unexpected_failure", "The database does not answer"))
-        except psycopg.Error:
-            # Mostly a project's own trigger on auth.users; GoTrue's words, which many have searched for before.
+        except psycopg.DataError as exc:
+            # NUL in a string, NaN in metadata, a ban past the year 9999: JSON can say what no column can hold.
+            _log.warning("auth.value_refused path=%s reason=%s", request.url.path, exc)
+            return refusal(request, invalid("The request holds a value that cannot be stored"))
+        except psycopg.Error as exc:
+            if isinstance(exc, psycopg.IntegrityError) and exc.diag.schema_name == "auth":
+                # What the endpoint checked beforehand, changed by somebody else meanwhile.
+                return refusal(request, AuthError(409, "conflict", "Another request changed this at the same time"))
             _log.exception("auth.database_error path=%s", request.url.path)
-            return refusal(request, AuthError(500, "unexpected_failure", "Database error saving the user"))
+            message = "Database error saving user: mostly a trigger on auth.users; the log of the stack says more"
+            return refusal(request, AuthError(500, "unexpected_failure", message))
 
     return answer

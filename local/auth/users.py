@@ -6,11 +6,14 @@ changed the row.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from local.auth.database import Cursor
@@ -44,7 +47,7 @@ _UPDATE = """
       encrypted_password = coalesce(%(password_hash)s, encrypted_password),
       role = coalesce(%(role)s, role),
       email_confirmed_at = case when %(confirm)s then coalesce(email_confirmed_at, now()) else email_confirmed_at end,
-      is_anonymous = is_anonymous and not %(confirm)s,
+      is_anonymous = is_anonymous and (not %(confirm)s or coalesce(%(email)s, email) is null),
       banned_until = case
         when %(ban_seconds)s::float8 is null then banned_until
         when %(ban_seconds)s::float8 > 0 then now() + make_interval(secs => %(ban_seconds)s)
@@ -74,6 +77,14 @@ _SOFT_DELETE = """
     )
     delete from auth.identities where user_id in (select id from hidden)
 """
+
+
+class EmailTaken(Exception):  # noqa: N818 - reads as what it says
+    """Another user has this e-mail address."""
+
+
+class IdTaken(Exception):  # noqa: N818 - reads as what it says
+    """Another user has this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,23 +152,24 @@ async def insert(cursor: Cursor, new: NewUser) -> None:
     """Store a user, with an e-mail identity if it has an address.
 
     Raises:
-        UniqueViolation: the address or the id is taken.
+        EmailTaken, IdTaken: it is another user's.
     """
-    await cursor.execute(
-        _INSERT,
-        {
-            "id": new.id,
-            "aud": AUDIENCE,
-            "role": new.role,
-            "email": new.email,
-            "password_hash": new.password_hash,
-            "confirmed": new.confirmed,
-            "ban_seconds": new.ban_seconds or None,
-            "app_metadata": Jsonb(new.app_metadata),
-            "user_metadata": Jsonb(new.user_metadata),
-            "is_anonymous": new.email is None,
-        },
-    )
+    with _naming_what_is_taken():
+        await cursor.execute(
+            _INSERT,
+            {
+                "id": new.id,
+                "aud": AUDIENCE,
+                "role": new.role,
+                "email": new.email,
+                "password_hash": new.password_hash,
+                "confirmed": new.confirmed,
+                "ban_seconds": new.ban_seconds or None,
+                "app_metadata": Jsonb(new.app_metadata),
+                "user_metadata": Jsonb(new.user_metadata),
+                "is_anonymous": new.email is None,
+            },
+        )
     if new.email is not None:
         await _write_email_identity(cursor, new.id, new.email)
 
@@ -166,23 +178,24 @@ async def update(cursor: Cursor, user_id: UUID, change: UserChange) -> None:
     """Write `change` over the user.
 
     Raises:
-        UniqueViolation: the address is another user's.
+        EmailTaken: the address is another user's.
     """
-    await cursor.execute(
-        _UPDATE,
-        {
-            "id": user_id,
-            "email": change.email,
-            "password_hash": change.password_hash,
-            "role": change.role,
-            "confirm": change.confirm,
-            "ban_seconds": change.ban_seconds,
-            "user_set": Jsonb(_present(change.user_metadata)),
-            "user_drop": _dropped(change.user_metadata),
-            "app_set": Jsonb(_present(change.app_metadata)),
-            "app_drop": _dropped(change.app_metadata),
-        },
-    )
+    with _naming_what_is_taken():
+        await cursor.execute(
+            _UPDATE,
+            {
+                "id": user_id,
+                "email": change.email,
+                "password_hash": change.password_hash,
+                "role": change.role,
+                "confirm": change.confirm,
+                "ban_seconds": change.ban_seconds,
+                "user_set": Jsonb(_present(change.user_metadata)),
+                "user_drop": _dropped(change.user_metadata),
+                "app_set": Jsonb(_present(change.app_metadata)),
+                "app_drop": _dropped(change.app_metadata),
+            },
+        )
     if change.email is not None:
         await _write_email_identity(cursor, user_id, change.email)
 
@@ -214,6 +227,19 @@ async def delete(cursor: Cursor, user_id: UUID, *, soft: bool) -> None:
         await cursor.execute(_SOFT_DELETE, {"id": user_id})
     else:
         await cursor.execute("delete from auth.users where id = %s", (user_id,))
+
+
+@contextmanager
+def _naming_what_is_taken() -> Generator[None]:
+    """A unique key of some other table is violated by a project's own trigger, and is not ours to explain."""
+    try:
+        yield
+    except UniqueViolation as exc:
+        if exc.diag.constraint_name == "users_email_partial_key":
+            raise EmailTaken from exc
+        if exc.diag.constraint_name == "users_pkey":
+            raise IdTaken from exc
+        raise
 
 
 async def _write_email_identity(cursor: Cursor, user_id: UUID, email: str) -> None:

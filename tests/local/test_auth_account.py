@@ -95,7 +95,7 @@ class TestSignUp:
             stack,
             "create trigger add_profile after insert on auth.users for each row execute function public.add_profile()",
         )
-        with pytest.raises(AuthApiError) as refused:
+        with pytest.raises(AuthApiError, match="Database error saving user") as refused:
             await signed_up(supabase)
         assert (refused.value.status, refused.value.code) == (500, "unexpected_failure")
         assert sql(stack, "select count(*) from auth.users") == [(0,)]

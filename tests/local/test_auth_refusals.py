@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.auth import bearer, new_email, refusal
+from tests.support.auth import bearer, new_email, refusal, sql
 from tests.support.stack import PASSWORD, Stack
 
 VERSION = "X-Supabase-Api-Version"
@@ -252,6 +252,30 @@ class TestAdminInput:
         answer = await admin.request("DELETE", f"/admin/users/{user_id}", json={"should_soft_delete": "yes"})
         assert refusal(answer) == (400, "bad_json")
         assert (await admin.delete(f"/admin/users/{user_id}")).json() == {}
+
+
+class TestTrouble:
+    async def test_a_lost_database_is_503_and_then_forgotten(self, stack, http):
+        session = await sign_up(http)
+        others = "datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()"
+        sql(stack, f"select pg_terminate_backend(pid) from pg_stat_activity where {others}")
+        statuses = []
+        while 200 not in statuses:  # each connection of the pool may be found dead once
+            answer = await http.get("/user", headers=bearer(session["access_token"]))
+            statuses.append(answer.status_code)
+        assert set(statuses) <= {200, 503}
+
+    async def test_a_projects_own_trigger_that_refuses_is_not_taken_for_a_rival(self, stack, http):
+        sql(stack, "create table public.seats (email text unique)")
+        sql(
+            stack,
+            "create function public.take_seat() returns trigger language plpgsql security definer as"
+            " $$ begin insert into public.seats values ('the only one'); return new; end $$",
+        )
+        sql(stack, "create trigger take_seat after insert on auth.users for each row execute function take_seat()")
+        await sign_up(http)
+        answer = await http.post("/signup", json={"email": new_email(), "password": PASSWORD})
+        assert refusal(answer) == (500, "unexpected_failure")
 
 
 class TestAbout:
