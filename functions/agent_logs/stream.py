@@ -1,0 +1,144 @@
+"""A run's log as server-sent events, read from the database again and again, slower while nothing happens.
+
+A stream is bounded, because a host ends long requests on its own terms; what a client has not seen when it ends comes
+with the next one, from its Last-Event-ID on. When the client goes away the server cancels the generator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from functions.agent_logs.source import Delta, Head, LogSource
+from shared.errors import AppError, DatabaseUnavailable
+from shared.run_views import LogLine
+from shared.runs.status import RunStatus
+
+BATCH_LINES: Final = 500
+FASTEST_SECONDS: Final = 0.1  # between two reads, right after something came
+ACTIVE_SECONDS: Final = 0.2  # at most, while a worker holds the run or is about to
+PARKED_SECONDS: Final = 1.0  # at most, while nothing but a person or a timer moves it
+QUIET_SECONDS: Final = 30.0  # a queued run that is silent this long waits for a timer
+HEARTBEAT_SECONDS: Final = 15.0  # proxies close connections that are silent for 30 to 60
+RECONNECT_MS: Final = 200  # after a slice that ended as planned
+BROKEN_RECONNECT_MS: Final = 1000  # after a connection that broke
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """How long one answer may go on; `buffered` where the client sees nothing of it before its end."""
+
+    seconds: float = 240.0  # under the 300 of many load balancers and the 400 of hosted edge functions
+    buffered: bool = False
+
+    @classmethod
+    def on_host(cls, *, buffered: bool, seconds_left: float | None) -> Slice:
+        """The slice that fits the host of a request."""
+        if not buffered:
+            return cls()
+        # API Gateway ends a request after 29 seconds, but a line waits for the end of the slice: so it is short.
+        return cls(seconds=max(0.0, min(5.0, (seconds_left or 10.0) - 3.0)), buffered=True)
+
+
+class LogStream:
+    """The events of one run behind a seq, for one client."""
+
+    def __init__(self, source: LogSource, *, after: int, limits: Slice) -> None:
+        self._source = source
+        self._after: int = after
+        self._limits = limits
+        self._written: dict[tuple[int, int], int] = {}  # characters sent of a step's attempt
+        self._head: Head | None = None
+        self._more = False
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        """Yield events until the run has ended, the slice is over or the database refuses the caller."""
+        started = spoke = came = time.monotonic()
+        pause = FASTEST_SECONDS
+        yield _retry(BROKEN_RECONNECT_MS)
+        while True:
+            try:
+                events = await self._read()
+            except DatabaseUnavailable:
+                events = []  # it may be restarting: stay, because EventSource takes an error status for final
+            except AppError as exc:
+                yield _event("refused", orjson.dumps(exc.to_body()))
+                return
+            now = time.monotonic()
+            if events:
+                spoke = came = now
+                yield b"".join(events)
+            if self._more:
+                continue
+            if self._is_done:
+                return
+            if now - started >= self._limits.seconds or (events and self._limits.buffered):
+                yield _retry(RECONNECT_MS)
+                return
+            if now - spoke >= HEARTBEAT_SECONDS:
+                spoke = now
+                yield b": nothing new\n\n"
+            pause = FASTEST_SECONDS if events else min(pause * 1.5, self._longest_pause(now - came))
+            await asyncio.sleep(pause)
+
+    @property
+    def _is_done(self) -> bool:
+        return self._head is not None and self._head.status.ended
+
+    async def _read(self) -> list[bytes]:
+        """Read what is new. Nothing is marked as sent before every read has succeeded."""
+        head = await self._source.head()
+        being_written = await self._source.deltas() if head.status.leased and not self._source.types else []
+        lines: list[LogLine] = []
+        if head.log_seq > self._after:
+            lines = await self._source.lines(after=self._after, limit=BATCH_LINES)
+        events = [_event("delta", _json(delta)) for delta in self._unseen(being_written)]
+        events += [_event(line.log_type, _json(line), line.seq) for line in lines]
+        self._head = head
+        self._more = len(lines) == BATCH_LINES
+        # Up to the head's seq there is nothing behind a batch that is not full, but what `types` left out.
+        last = lines[-1].seq if lines else self._after
+        self._after = last if self._more else max(last, head.log_seq)
+        if self._is_done and not self._more:
+            done = {"run_id": str(self._source.run_id), "status": head.status, "revision": head.revision}
+            events.append(_event("done", orjson.dumps(done)))
+        return events
+
+    def _unseen(self, deltas: Iterable[Delta]) -> list[Delta]:
+        """The parts of the texts that were not sent yet; a piece may be in part."""
+        unseen: list[Delta] = []
+        for delta in deltas:
+            step = (delta.step_no, delta.attempt)
+            known = self._written.get(step, 0)
+            end = delta.offset + len(delta.text)
+            if end > known:
+                start = max(known, delta.offset)
+                unseen.append(delta.model_copy(update={"offset": start, "text": delta.text[start - delta.offset :]}))
+                self._written[step] = end
+        return unseen
+
+    def _longest_pause(self, quiet_seconds: float) -> float:
+        if self._head is None or self._head.status.leased:
+            return ACTIVE_SECONDS
+        if self._head.status is RunStatus.QUEUED and quiet_seconds < QUIET_SECONDS:
+            return ACTIVE_SECONDS
+        return PARKED_SECONDS
+
+
+def _event(name: str, data: bytes, event_id: int | None = None) -> bytes:
+    """One event. The data is JSON on one line, so that no line break of its own can end it."""
+    head = f"event: {name}\n" if event_id is None else f"id: {event_id}\nevent: {name}\n"
+    return head.encode() + b"data: " + data + b"\n\n"
+
+
+def _retry(milliseconds: int) -> bytes:
+    return f"retry: {milliseconds}\n\n".encode()
+
+
+def _json(value: LogLine | Delta) -> bytes:
+    return orjson.dumps(value.model_dump())

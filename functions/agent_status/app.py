@@ -1,0 +1,138 @@
+"""GET or POST /functions/v1/agent-status: one run with what it recorded, or the caller's history.
+
+With `run_id`: the run, and a page of each list that `include` names: steps, messages, artifacts, logs, plan (the
+current one first). Each has its own `next_cursor`; to go on, ask again with that one `include` and the cursor.
+Without: the runs of an account (default: the caller's personal one), newest first, filtered by `status`, `engine`,
+`created_after` and `created_before`.
+
+A GET gives lists with commas: `?include=steps,logs`. A run of somebody else does not exist (404). Credits are credits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Self, cast
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic_core import PydanticCustomError
+
+from functions.agent_status.pages import History, Include, Page, page_of_run, page_of_runs
+from shared import run_views as views
+from shared.errors import NotFound
+from shared.http import Answer, Call, endpoint, serverless
+from shared.rest_database import RestDatabase
+from shared.runs.models import JsonObject
+from shared.runs.status import RunStatus
+
+# A list may be written with commas, as a query has it; in JSON a single name will do.
+Listed = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
+
+
+class Question(BaseModel):
+    """Which run, or which runs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: UUID | None = None
+    include: Annotated[list[Include], Listed] = []
+    limit: int = Field(default=50, ge=1, le=200, description="Items in each page")
+    cursor: str | None = Field(default=None, max_length=500)
+    account_id: UUID | None = None
+    status: Annotated[list[RunStatus], Listed] = []
+    engine: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    agent_id: UUID | None = None
+    created_after: AwareDatetime | None = None
+    created_before: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.run_id is None:
+            if self.include:
+                raise PydanticCustomError("include_of_run", "include needs run_id")
+            return self
+        filters = {"account_id", "status", "engine", "agent_id", "created_after", "created_before"}
+        if given := sorted(self.model_fields_set & filters):
+            raise PydanticCustomError(
+                "filter_of_history", "{field} filters the history, not one run", {"field": given[0]}
+            )
+        if self.cursor is not None and len(set(self.include)) != 1:
+            raise PydanticCustomError("cursor_of_list", "cursor needs exactly one include")
+        return self
+
+
+class Status(BaseModel):
+    """One run, and the pages that were asked for."""
+
+    run: views.Run
+    steps: Page[views.Step] | None = None
+    messages: Page[views.Message] | None = None
+    artifacts: Page[views.Artifact] | None = None
+    logs: Page[views.LogLine] | None = None
+    plan: Page[views.Plan] | None = None
+
+
+class Runs(BaseModel):
+    """A page of the history."""
+
+    runs: list[views.Run]
+    next_cursor: str | None
+
+
+async def agent_status(call: Call[Question]) -> Answer:
+    """Answer about one run or about many."""
+    question = call.body
+    if question.run_id is None:
+        return 200, await _history(call)
+    return 200, await _one(call.database, question.run_id, question)
+
+
+async def _one(database: RestDatabase, run_id: UUID, question: Question) -> Status:
+    includes = list(dict.fromkeys(question.include))
+    pages_of = (page_of_run(database, name, run_id, limit=question.limit, cursor=question.cursor) for name in includes)
+    rows, questions, pages = await asyncio.gather(
+        database.rows(database.table("agent_runs").select(views.Run.COLUMNS).eq("id", str(run_id))),
+        _open_questions(database, [run_id]),
+        asyncio.gather(*pages_of),
+    )
+    if not rows:
+        raise NotFound(f"There is no run {run_id}")
+    shown: dict[str, Any] = dict(zip(includes, pages, strict=True))
+    return Status.model_construct(run=views.Run.from_row(rows[0], questions=questions), **shown)
+
+
+async def _history(call: Call[Question]) -> Runs:
+    question = call.body
+    if question.agent_id is not None:
+        raise NotFound(f"Agent {str(question.agent_id)!r} does not exist")
+    history = History(
+        account_id=question.account_id or call.user.user_id,  # the personal account has its user's id
+        statuses=question.status,
+        engine=question.engine,
+        created_after=question.created_after,
+        created_before=question.created_before,
+    )
+    rows, cursor = await page_of_runs(call.database, history, limit=question.limit, cursor=question.cursor)
+    asking = [UUID(cast("str", row["id"])) for row in rows if row["finished_at"] is None]
+    questions = await _open_questions(call.database, asking) if asking else []
+    return Runs(
+        runs=[
+            views.Run.from_row(row, questions=[one for one in questions if one["run_id"] == row["id"]]) for row in rows
+        ],
+        next_cursor=cursor,
+    )
+
+
+async def _open_questions(database: RestDatabase, run_ids: list[UUID]) -> list[JsonObject]:
+    query = database.table("human_requests").select(views.HumanRequest.COLUMNS).eq("status", "open")
+    return await database.rows(query.in_("run_id", [str(run_id) for run_id in run_ids]).order("created_at"))
+
+
+app = endpoint(
+    agent_status,
+    slug="agent-status",
+    accepts=TypeAdapter(Question),
+    replies={200: Status | Runs},
+    methods=("GET", "POST"),
+)
+handler = serverless(app)

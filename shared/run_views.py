@@ -1,0 +1,191 @@
+"""What a person may see of a run: rows of the public tables become the JSON that functions answer.
+
+Credits are credits here (1 credit = 1,000,000 micro-credits, which the tables hold). Columns that belong to the
+machinery (lease, wake-up, broadcast) are not shown. `COLUMNS` is what to select for `from_row`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, ClassVar, Literal, Self, cast
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from shared.runs.models import Effect, JsonObject, LogType, MessageRole, WaitsFor
+from shared.runs.status import RunStatus, StepStatus
+
+MICRO_CREDITS = 1_000_000
+
+Object = dict[str, object]
+Credits = Annotated[float, Field(description="In credits")]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # as PostgREST writes it; nothing here reads it
+
+
+def micro_credits(amount: float) -> int:
+    """Micro-credits of an amount in credits, exactly as it was written in decimal; a smaller part is cut off."""
+    return int(Decimal(str(amount)) * MICRO_CREDITS)
+
+
+def in_credits(micro: object) -> float:
+    return cast("int", micro) / MICRO_CREDITS
+
+
+class Record(BaseModel):
+    """Base of what is shown as the row has it."""
+
+    COLUMNS: ClassVar[str]
+
+    @classmethod
+    def from_row(cls, row: JsonObject) -> Self:
+        return cls.model_validate(row)
+
+
+class HumanRequest(Record):
+    """A question of the run to its people, answered with the `respond` action."""
+
+    COLUMNS = "id,run_id,step_no,kind,prompt,options,created_at"
+
+    id: UUID
+    step_no: int
+    kind: Literal["question", "approval"]
+    prompt: str
+    options: list[object] = Field(description="If not empty, the response must be one of these")
+    created_at: Time
+
+
+class RunCredits(BaseModel):
+    """The run's account of credits. `held` is what is left of its hold, `reserved` the part its open steps may use."""
+
+    held: Credits
+    reserved: Credits
+    spent: Credits
+    max: Credits | None = Field(description="The run's cap, if it has one")
+
+
+class Run(Record):
+    """A run."""
+
+    COLUMNS = (
+        "id,account_id,user_id,status,revision,engine,input,output,error,created_at,started_at,finished_at,deadline_at,"
+        "step_count,max_steps,timeout_seconds,forked_from,fork_step,log_seq,"
+        "credits_held,credits_reserved,credits_spent,max_credits"
+    )
+
+    id: UUID
+    account_id: UUID
+    user_id: UUID | None
+    status: RunStatus
+    revision: int = Field(description="Rises with every transition; send it back to act only on what you saw")
+    engine: str
+    input: Object
+    output: Object | None
+    error: Object | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    deadline_at: Time | None
+    step_count: int
+    max_steps: int
+    timeout_seconds: int
+    credits: RunCredits
+    forked_from: UUID | None
+    fork_step: int | None
+    log_seq: int = Field(description="The seq of the run's last log line")
+    human_requests: list[HumanRequest] = Field(description="The open questions")
+
+    @classmethod
+    def from_row(cls, row: JsonObject, *, questions: Sequence[JsonObject] = ()) -> Self:
+        """The run with its open questions (rows of human_requests)."""
+        cap = row["max_credits"]
+        credits_of_run = RunCredits(
+            held=in_credits(row["credits_held"]),
+            reserved=in_credits(row["credits_reserved"]),
+            spent=in_credits(row["credits_spent"]),
+            max=None if cap is None else in_credits(cap),
+        )
+        shown = {**row, "credits": credits_of_run, "human_requests": list(questions)}
+        return cls.model_validate(shown)
+
+
+class Step(Record):
+    """A step with its result."""
+
+    COLUMNS = (
+        "step_no,key,kind,name,phase,status,attempt,max_attempts,effect,input,output,error,waits_for,available_at,"
+        "credits_spent,started_at,finished_at"
+    )
+
+    step_no: int
+    key: str
+    kind: str
+    name: str
+    phase: str | None
+    status: StepStatus
+    attempt: int
+    max_attempts: int
+    effect: Effect
+    input: Object
+    output: Object | None
+    error: Object | None
+    waits_for: WaitsFor | None
+    available_at: Time = Field(description="When a pending step is tried, or a timer ends")
+    credits_spent: Credits
+    started_at: Time | None
+    finished_at: Time | None
+
+    @classmethod
+    def from_row(cls, row: JsonObject) -> Self:
+        return cls.model_validate({**row, "credits_spent": in_credits(row["credits_spent"])})
+
+
+class Message(Record):
+    """One message of the run's conversation."""
+
+    COLUMNS = "message_no,step_no,role,content,created_at"
+
+    message_no: int
+    step_no: int
+    role: MessageRole
+    content: list[Object]
+    created_at: Time
+
+
+class Artifact(Record):
+    """A file that a step produced; the newest of a name is current."""
+
+    COLUMNS = "artifact_no,step_no,name,content_type,content,size_bytes,created_at"
+
+    artifact_no: int
+    step_no: int
+    name: str
+    content_type: str
+    content: str
+    size_bytes: int
+    created_at: Time
+
+
+class Plan(Record):
+    """A plan of the run; the highest number is current, and says why it replaced the one before."""
+
+    COLUMNS = "number,step_no,goal,phases,reason,created_at"
+
+    number: int
+    step_no: int
+    goal: str
+    phases: list[Object]
+    reason: str | None
+    created_at: Time
+
+
+class LogLine(Record):
+    """A line of the run's log, gap-free by `seq`."""
+
+    COLUMNS = "seq,log_type,message,metadata,created_at"
+
+    seq: int
+    log_type: LogType
+    message: str
+    metadata: Object
+    created_at: Time
