@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg import AsyncConnection
 
+from local.errors import StackError
 from local.statements import Statement, split_statements
 
 _FILE = re.compile(r"(?P<version>\d+)_(?P<name>.+)\.sql")
@@ -25,7 +26,7 @@ _RECORD = (
 )
 
 
-class MigrationError(Exception):
+class MigrationError(StackError):
     """A migration cannot be applied. Names the file, and the line when a statement is at fault."""
 
 

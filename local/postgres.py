@@ -23,6 +23,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from local.errors import StackError
+
 MAJOR_VERSION = "18"
 SYSTEM_USER = "embedded_postgres"  # PostgreSQL refuses to run as root; this is who runs it then
 START_SECONDS = 30
@@ -48,7 +50,7 @@ _LOG_PREFIX = re.compile(r"^\S+ \S+ UTC \[\d+\] ")
 _ROUTINE = re.compile(r"starting PostgreSQL|listening on|database system (is|was)")
 
 
-class PostgresError(Exception):
+class PostgresError(StackError):
     """The server cannot do what was asked; the message is for the person at the terminal."""
 
 

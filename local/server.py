@@ -1,8 +1,7 @@
 """Run a stack: PostgreSQL, platform, migrations and the gateway on a real socket of this machine only.
 
 `running_stack` is the whole stack in the caller's process, for the demo, `dev` and tests; `serve` runs one in the
-foreground until it is told to stop. Whatever fails on the way up is a `StackError` of one sentence, and what
-had started is stopped again.
+foreground until it is told to stop. What fails on the way up is a `StackError`, and what had started is stopped again.
 """
 
 from __future__ import annotations
@@ -25,20 +24,17 @@ import uvicorn
 from starlette.applications import Starlette
 
 from local.config import StackConfig
+from local.errors import StackError
 from local.gateway import build_gateway
-from local.migrate import MigrationError, migrate
+from local.migrate import migrate
 from local.platform import apply_platform
-from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
+from local.postgres import EPHEMERAL_SETTINGS, PostgresServer
 from local.state import StackState
 
 GRACE_SECONDS = 1  # an open stream or websocket gets this long when the stack stops
 WATCH_SECONDS = 1.0
 
 _log = logging.getLogger("local.server")
-
-
-class StackError(Exception):
-    """The stack cannot run; the message is for the person at the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +94,7 @@ async def serving(app: Starlette, listener: socket.socket) -> AsyncGenerator[Non
 async def prepare_database(database_url: str, migrations_dir: Path) -> None:
     """Apply the platform and the project's migrations."""
     await apply_platform(database_url)
-    try:
-        done = await migrate(database_url, migrations_dir)
-    except MigrationError as exc:
-        raise StackError(f"A migration failed.\n{exc}") from exc
+    done = await migrate(database_url, migrations_dir)
     if done.changed:
         _log.warning(
             "These migrations changed after they were applied, and the database still has the old ones: %s. "
@@ -138,6 +131,7 @@ async def serve(config: StackConfig) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with running_stack(config) as stack:
+        _log.info("stack.ready url=%s database=%s", stack.config.api_url, stack.database_url)
         while not stop.is_set():
             if not stack.postgres.is_running():
                 _log.error("PostgreSQL stopped unexpectedly; starting it again.")
@@ -154,10 +148,7 @@ async def _postgres(config: StackConfig, cleanup: AsyncExitStack) -> PostgresSer
         data_dir = Path(tempfile.mkdtemp(prefix="runbase-"))
         cleanup.callback(shutil.rmtree, data_dir, ignore_errors=True)
     server = PostgresServer(data_dir, port=config.db_port, settings=EPHEMERAL_SETTINGS if config.ephemeral else None)
-    try:
-        await asyncio.to_thread(server.start)
-    except PostgresError as exc:
-        raise StackError(str(exc)) from exc
+    await asyncio.to_thread(server.start)
     cleanup.push_async_callback(asyncio.to_thread, server.stop)
     return server
 
@@ -187,7 +178,9 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=default.data_dir)
     parser.add_argument("--ephemeral", action="store_true")
     parser.add_argument("--reload", action="store_true")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("local", "shared", "functions"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         asyncio.run(serve(StackConfig(**vars(parser.parse_args()))))
     except StackError as exc:

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 
 from local.config import StackConfig
+from local.errors import StackError
 from local.keys import Keys
 from local.postgres import PostgresServer
-from local.server import StackError
 from local.state import StackState
 
 START_SECONDS = 60

@@ -21,9 +21,10 @@ from starlette.responses import JSONResponse
 
 from local import stack as background
 from local.config import StackConfig
+from local.errors import StackError
 from local.keys import InvalidToken, Keys
 from local.postgres import PostgresServer
-from local.server import StackError, running_stack
+from local.server import running_stack
 from local.services import Services
 from tests.support.stack import stack_over
 

@@ -13,6 +13,7 @@ import itertools
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 from local.config import PROJECT_DIR
 from local.migrate import migrate
 from local.platform import PLATFORM_FILES, apply_platform
-from local.postgres import EPHEMERAL_SETTINGS, PostgresServer
+from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
 from tests.support.clock import install_clock
 
 # Autovacuum would hold a template open now and then, and clones wait for that.
@@ -51,7 +52,8 @@ class TestServer:
         for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
             pid = left.name.removeprefix(_PREFIX).split("-")[0]
             if pid.isdecimal() and not psutil.pid_exists(int(pid)):
-                cls(left).stop()
+                with suppress(PostgresError):  # another session may be clearing it away as well
+                    cls(left).stop()
         return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
 
     def url(self) -> str:

@@ -1,0 +1,12 @@
+"""What can keep a stack from running.
+
+StackError            the message is for the person at the terminal; the command line prints it and exits with 1
+├─ PostgresError      local/postgres.py
+└─ MigrationError     local/migrate.py
+"""
+
+from __future__ import annotations
+
+
+class StackError(Exception):
+    """The stack cannot run; the message says what is in the way."""
