@@ -130,7 +130,7 @@ def _headline(outcome: Outcome) -> str:
         case "output_limit":
             ended = "Program stopped: it printed or wrote too much"
         case "error" if outcome.trap is not None:
-            ended = f"Program crashed: {outcome.trap.replace('_', ' ')}"
+            ended = f"Program crashed the interpreter ({outcome.trap.replace('_', ' ')})"
         case "error":
             ended = f"Program failed with exit code {outcome.exit_code}"
     return f"{ended} after {outcome.seconds:.1f} s"

@@ -15,8 +15,8 @@ def problem_with_name(name: str) -> str | None:  # noqa: PLR0911 one line a rule
     """Say what is wrong with `name` as the path of an artifact ("must not ..."), or None if nothing is."""
     if not 1 <= len(name) <= MAX_NAME:
         return f"must have 1 to {MAX_NAME} characters"
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
-        return "must not contain control characters"
+    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in name):
+        return "must not contain control or invisible characters"
     if "\\" in name:
         return "must not contain backslashes; separate directories with '/'"
     if name.startswith("/") or (name[1:2] == ":" and name[0].isalpha()):
