@@ -13,7 +13,7 @@ from tests.tools.support import context, sandbox_children, until
 
 
 async def call(files: dict[str, str] | None = None, /, **arguments: object) -> ToolResult:
-    tool = CodeTool(limits=Limits(seconds=1.0, file_kept_bytes=ARTIFACT_BYTES))
+    tool = CodeTool(limits=Limits(seconds=20.0, file_kept_bytes=ARTIFACT_BYTES))
     return await ToolRouter([tool]).call("code", arguments, context(files))
 
 
@@ -98,7 +98,6 @@ async def test_wrong_arguments_are_told(arguments: dict[str, object], told: str)
     ("code", "headline"),
     [
         ("import sys; sys.exit(7)", "Program failed with exit code 7"),
-        ("while True: pass", "Program stopped: out of time"),
         ("'a' * 2_000_000_000", "Program stopped: out of memory"),
         ("while True: print('x' * 1000)", "Program stopped: it printed or wrote too much"),
         ("import os; os.abort()", "Program crashed the interpreter (unreachable)"),
@@ -130,6 +129,7 @@ async def test_a_program_costs_by_the_second_within_its_bound() -> None:
 
     assert tool.credits_bound == 7
     assert (quick.credits, stopped.credits) == (7, 7)
+    assert stopped.content.startswith("Program stopped: out of time")
 
 
 async def test_programs_beyond_the_bound_wait_for_their_turn() -> None:

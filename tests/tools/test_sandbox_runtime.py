@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
 from shared.tools.sandbox import SandboxUnavailable, run_python, runtime, warm
+from shared.tools.sandbox.cache import cache_directory
 from tests.tools.support import QUICK
 
 
@@ -146,3 +149,17 @@ def test_a_child_that_cannot_load_the_module_is_our_failure(module: Path, monkey
 
     with pytest.raises(SandboxUnavailable, match="before it ran the program"):
         exit_of_a_program()
+
+
+def test_a_user_without_a_home_gets_a_private_directory_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("no directory")
+    monkeypatch.delenv("RUNBASE_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    directory = cache_directory()
+
+    assert directory == tmp_path / f"runbase-cache-{os.geteuid()}"
+    assert directory.stat().st_mode & 0o777 == 0o700

@@ -6,7 +6,6 @@ and only after its SHA-256 matched. Concurrent first uses, of threads or of proc
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,12 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from shared.tools.sandbox.cache import cache_directory, exclusive
 from shared.tools.sandbox.outcome import SandboxUnavailable
 
 CHILD = Path(__file__).with_name("child.py")
@@ -64,7 +62,7 @@ def ready() -> Runtime:
         SandboxUnavailable: a package is missing, the cache is not private or not writable, or compiling failed.
     """
     with _lock:
-        cache = _cache_directory()
+        cache = cache_directory()
         known = _ready.get(cache)
         if known is not None and known.unchanged():
             return known
@@ -77,7 +75,7 @@ def ready_now() -> Runtime | None:
     if not _lock.acquire(blocking=False):
         return None
     try:
-        known = _ready.get(_cache_directory())
+        known = _ready.get(cache_directory())
     finally:
         _lock.release()
     return known if known is not None and known.unchanged() else None
@@ -108,7 +106,7 @@ def _verified_or_compiled(cache: Path) -> Runtime:
     packages = Path(str(wasmtime.locate_file("")))
     module = cache / f"python-{_cache_key(source_digest, wasmtime.version)}.cwasm"
     if not _is_intact(module):
-        with _exclusive(module.with_suffix(".lock")):
+        with exclusive(module.with_suffix(".lock")):
             if not _is_intact(module):
                 _compile(source, module, packages)
     return Runtime(module, packages, _identity(module))
@@ -166,52 +164,6 @@ def _cpu_features() -> str:
     except OSError:
         return ""
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def _cache_directory() -> Path:
-    """Return the private directory of compiled code, made if need be.
-
-    It is under RUNBASE_CACHE_DIR, else XDG_CACHE_HOME, else ~/.cache, else, without a writable home, the temporary
-    directory.
-    """
-    directory = _cache_root() / "sandbox"
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.lstat()
-    except OSError as error:
-        raise SandboxUnavailable(
-            f"cannot make the cache directory {str(directory)!r}; set RUNBASE_CACHE_DIR"
-        ) from error
-    if status.st_uid not in {0, os.geteuid()} or status.st_mode & 0o022:
-        raise SandboxUnavailable(f"others can write to the cache directory {str(directory)!r}; make it mode 0700")
-    return directory
-
-
-def _cache_root() -> Path:
-    if chosen := os.environ.get("RUNBASE_CACHE_DIR"):
-        return Path(chosen)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache")  # noqa: PTH111 no raise
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir()) / f"runbase-{os.geteuid()}"
-    if not os.access(home, os.W_OK):
-        return Path(tempfile.gettempdir()) / f"runbase-{os.geteuid()}"
-    return home / "runbase"
-
-
-@contextmanager
-def _exclusive(path: Path) -> Generator[None]:
-    """Hold a lock that the system frees with the process, so a killed compile blocks nobody."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SandboxUnavailable(f"cannot write to the cache directory {str(path.parent)!r}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _replace(path: Path, text: str) -> None:
