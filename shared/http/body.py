@@ -129,7 +129,7 @@ def _problem(problem: ErrorDetails, path: Path) -> str:
         return f"{_unquoted(context['discriminator'])}: {context['tag']!r} is unknown, use {context['expected_tags']}"
     if kind == "extra_forbidden":
         return f"{_dotted(path)}: Unknown field"
-    return f"{_dotted(path) or 'body'}: {problem['msg']}"
+    return f"{_dotted(path)}: {problem['msg']}" if path else problem["msg"]
 
 
 def _dotted(path: Path) -> str:

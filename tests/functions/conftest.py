@@ -1,0 +1,62 @@
+"""The functions on a whole stack, and people who call them over HTTP with real tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import httpx
+import pytest
+
+from shared.direct_database import DirectDatabase
+from tests.functions.visitor import HandWorker, Visitor
+from tests.support.stack import Stack
+
+
+@pytest.fixture
+async def http(stack: Stack) -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=stack.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def database(stack: Stack) -> AsyncGenerator[DirectDatabase]:
+    async with DirectDatabase(stack.database_url) as database:
+        yield database
+
+
+@pytest.fixture
+def visitor(http: httpx.AsyncClient, stack: Stack) -> Callable[[str], Visitor]:
+    """Make a visitor of a bearer token."""
+
+    def visit(token: str) -> Visitor:
+        return Visitor(http, {"Authorization": f"Bearer {token}", "apikey": stack.anon_key})
+
+    return visit
+
+
+@pytest.fixture
+async def owner(stack: Stack, visitor: Callable[[str], Visitor]) -> Visitor:
+    return visitor((await stack.sign_up()).access_token)
+
+
+@pytest.fixture
+async def stranger(stack: Stack, visitor: Callable[[str], Visitor]) -> Visitor:
+    return visitor((await stack.sign_up()).access_token)
+
+
+@pytest.fixture
+def service(http: httpx.AsyncClient, stack: Stack) -> Visitor:
+    return Visitor(http, {"apikey": stack.service_key})
+
+
+@pytest.fixture
+def held_run(owner: Visitor, database: DirectDatabase) -> Callable[[], Awaitable[tuple[str, HandWorker]]]:
+    """Make a run of the owner's that a worker holds."""
+
+    async def hold() -> tuple[str, HandWorker]:
+        run_id = (await owner.create(autostart=True))["run_id"]
+        worker = HandWorker(database, run_id)
+        await worker.claim()
+        return run_id, worker
+
+    return hold
