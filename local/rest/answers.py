@@ -51,12 +51,12 @@ def row_alone(media: Media) -> Composable:
 
 def values_as_array() -> Composable:
     """The bodies of a function that returns a set of plain values."""
-    return SQL("coalesce(json_agg(pgrst_row.value), '[]')::text")
+    return SQL("coalesce(json_agg(pgrst_row.pgrst_scalar), '[]')::text")
 
 
 def value_alone(*, is_json: bool) -> Composable:
     """The body of a function that returns one plain value; JSON goes out as the database writes it."""
-    text = SQL("pgrst_row.value::text") if is_json else SQL("to_json(pgrst_row.value)::text")
+    text = SQL("pgrst_row.pgrst_scalar::text") if is_json else SQL("to_json(pgrst_row.pgrst_scalar)::text")
     return SQL("string_agg(coalesce({}, 'null'), ',')").format(text)
 
 

@@ -78,11 +78,28 @@ def parse_rows(raw: bytes, *, columns: Sequence[str] | None) -> Payload:
 
 
 def parse_object(raw: bytes) -> Payload:
-    """Look at the arguments of a function or the values of an update; no body is an empty object."""
-    document = _parse(raw or b"{}")
-    if not isinstance(document, dict):
+    """Look at the values of an update.
+
+    Raises:
+        ApiError: PGRST102, for no JSON object.
+    """
+    payload = parse_arguments(raw)
+    if payload is None:
         raise errors.bad_body("The body must be a JSON object")
-    return Payload(raw or b"{}", _keys(cast("dict[str, object]", document)), is_list=False, count=1)
+    return payload
+
+
+def parse_arguments(raw: bytes) -> Payload | None:
+    """Look at the arguments of a function; no body is no argument. None for JSON that is no object.
+
+    Raises:
+        ApiError: PGRST102, for no JSON.
+    """
+    raw = raw or b"{}"
+    document = _parse(raw)
+    if not isinstance(document, dict):
+        return None
+    return Payload(raw, _keys(cast("dict[str, object]", document)), is_list=False, count=1)
 
 
 def _parse(raw: bytes) -> object:

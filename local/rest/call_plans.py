@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from local.rest import answers, calls, responses
 from local.rest.asked import Asked
-from local.rest.body import parse_object
+from local.rest.body import parse_arguments
 from local.rest.calls import find_function
 from local.rest.catalog import Catalog, Function
 from local.rest.conditions import Row
-from local.rest.errors import ApiError
+from local.rest.errors import ApiError, bad_body
 from local.rest.query import Scope
 from local.rest.reading import MAX_ROWS, Reader
 from local.rest.sql import NOTHING, Parameters, Statement
@@ -67,12 +67,13 @@ def _call(catalog: Catalog, asked: Asked, parameters: Parameters) -> tuple[Funct
     if asked.content_type != "application/json":
         found = find_function(catalog, asked.schema, asked.name, given=(), content_type=asked.content_type)
         return found.function, calls.with_whole_body(found.function, asked.body, parameters)
-    payload = parse_object(asked.body)
-    found = find_function(
-        catalog, asked.schema, asked.name, given=asked.query.columns or payload.keys, content_type=asked.content_type
-    )
+    payload = parse_arguments(asked.body)
+    given = () if payload is None else asked.query.columns or payload.keys
+    found = find_function(catalog, asked.schema, asked.name, given=given, content_type=asked.content_type)
     if found.takes_whole_body:
         return found.function, calls.with_whole_body(found.function, asked.body or b"{}", parameters)
+    if payload is None:
+        raise bad_body("The body must be a JSON object of arguments")
     return found.function, calls.with_object(found.function, payload, parameters)
 
 
@@ -83,7 +84,7 @@ def _rows(catalog: Catalog, asked: Asked, function: Function, parameters: Parame
     if not function.returns_rows:
         total = answers.matching_total(SQL(" from {}").format(_CALL)) if is_counted else answers.NO_TOTAL
         scope = asked.query.root if function.returns_set else Scope()
-        return SQL("select value from {}{}").format(_CALL, _page(scope, limit, parameters)), total
+        return SQL("select pgrst_scalar from {}{}").format(_CALL, _page(scope, limit, parameters)), total
     table = catalog.tables.get(function.relation) if function.relation else None
     types = {name: column.type for name, column in table.columns.items()} if table else {}
     reading = Reader(catalog, asked.query, parameters).read(
@@ -104,6 +105,8 @@ def _is_silent(asked: Asked, function: Function) -> bool:
 
 
 def _body(asked: Asked, function: Function) -> Composable:
+    if asked.media.kind == "csv":
+        return answers.rows_as(asked.media)
     if function.returns_rows:
         is_one = not function.returns_set and asked.media.kind == "array"
         return answers.row_alone(asked.media) if is_one else answers.rows_as(asked.media)

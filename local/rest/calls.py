@@ -152,8 +152,8 @@ def _named(argument: Argument, value: Composable) -> Composable:
 
 
 def _result(function: Function, call: Composable, record: Composable | None = None) -> Composable:
-    """Select from the call: rows with their own columns, plain values as `value`."""
-    columns = SQL("") if function.returns_rows else SQL("(value)")
+    """Select from the call: rows with their own columns, plain values as `pgrst_scalar`."""
+    columns = SQL("") if function.returns_rows else SQL("(pgrst_scalar)")
     source = SQL("{} as pgrst_result{}").format(call, columns)
     if record is not None:
         source = SQL("{}, lateral {}").format(record, source)

@@ -118,9 +118,10 @@ class Shop:
     anon: httpx.AsyncClient
 
     async def execute(self, sql: str) -> None:
-        """Run SQL as the superuser."""
+        """Run SQL as the superuser. The API knows of it afterwards: it looks again for a table it cannot find."""
         async with await psycopg.AsyncConnection.connect(self.stack.database_url) as connection:
             await connection.execute(sql.encode())
+        assert (await self.service.get("no_such_table")).status_code == 404
 
 
 @asynccontextmanager

@@ -1,0 +1,166 @@
+"""Functions through `/rest/v1/rpc`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+from postgrest.exceptions import APIError
+
+from supabase import AsyncClient
+from tests.support.rest import Shop, open_shop
+
+
+@pytest_asyncio.fixture
+async def shop(database_url: str) -> AsyncGenerator[Shop]:
+    async with open_shop(database_url) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def client(shop: Shop) -> AsyncClient:
+    return await shop.stack.client(shop.stack.service_key)
+
+
+async def test_arguments_go_by_name_and_defaults_fill_the_rest(client: AsyncClient) -> None:
+    assert (await client.rpc("add", {"a": 1}).execute()).data == 11
+    assert (await client.rpc("add", {"b": 2, "a": 1}).execute()).data == 3
+    assert (await client.rpc("add", {"b": 2, "a": 1}, get=True).execute()).data == 3
+    assert (await client.rpc("labels", {"p_labels": ["a", "b c"]}).execute()).data == "a+b c"
+
+
+async def test_json_is_returned_as_the_database_writes_it(shop: Shop) -> None:
+    batch = '[1.10, 12345678901234567890.12, {"}": "\\u00e9\\"}"}]'
+
+    only = await shop.service.post("rpc/echo", content=f'{{"p_batch": {batch} }}')
+    whole = await shop.service.post("rpc/whole", content=batch)
+    twice = await shop.service.post("rpc/echo", content='{"p_batch":1,"p_batch":[2]}')
+    as_null = await shop.service.post("rpc/echo", content='{"p_batch":null}')
+
+    assert only.text == '[1.10, 12345678901234567890.12, {"}": "é\\"}"}]'
+    assert whole.text == only.text
+    assert twice.text == "[2]"
+    assert as_null.text == "null"
+
+
+async def test_a_single_unnamed_parameter_takes_the_whole_body(shop: Shop) -> None:
+    answer = await shop.service.post("rpc/whole", json={"any": ["thing"]})
+
+    assert answer.json() == {"any": ["thing"]}
+
+
+async def test_a_large_batch_passes_unharmed(client: AsyncClient) -> None:
+    batch = [{"id": number, "text": "x" * 100} for number in range(30_000)]
+
+    assert (await client.rpc("echo", {"p_batch": batch}).execute()).data == batch
+
+
+async def test_each_shape_of_result(shop: Shop, client: AsyncClient) -> None:
+    void = await shop.service.post("rpc/nothing")
+    scalars = await client.rpc("numbers", {"n": 3}).execute()
+    row = await client.rpc("one_pet", {"p_id": 2}).execute()
+    table = await client.rpc("sizes", {}).gt("amount", 1).execute()
+
+    assert (void.status_code, void.content) == (204, b"")
+    assert scalars.data == [1, 2, 3]
+    assert row.data["name"] == "Tom"
+    assert table.data == [{"size": "l", "amount": 2}]
+
+
+async def test_a_set_of_rows_is_read_like_a_table(client: AsyncClient) -> None:
+    answer = (
+        await client.rpc("pets_of", {"p_owner": 1}, count="exact")
+        .select("name", "owners(name)")
+        .order("name")
+        .limit(1)
+        .execute()
+    )
+    one = await client.rpc("pets_of", {"p_owner": 2}).select("id").single().execute()
+    head = await client.rpc("pets_of", {"p_owner": 1}, head=True, count="exact").execute()
+
+    assert (answer.count, answer.data) == (2, [{"name": "Rex", "owners": {"name": "Ada"}}])
+    assert one.data == {"id": 3}
+    assert head.count == 2
+
+
+async def test_a_set_has_at_most_a_thousand_elements(shop: Shop) -> None:
+    answer = await shop.service.post("rpc/many", json={}, headers={"Prefer": "count=exact"})
+
+    assert (answer.status_code, answer.headers["content-range"]) == (206, "0-999/1500")
+
+
+async def test_a_call_that_may_only_read_cannot_write(shop: Shop) -> None:
+    by_get = await shop.service.get("rpc/write_toy?p_title=x")
+    stable = await shop.service.post("rpc/stable_write")
+    by_post = await shop.service.post("rpc/write_toy", json={"p_title": "x"})
+
+    assert (by_get.status_code, by_get.json()["code"]) == (405, "25006")
+    assert (stable.status_code, stable.json()["code"]) == (405, "25006")
+    assert (by_post.status_code, by_post.json()) == (200, 99)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "rpc/nope", {}, 404, "PGRST202"),
+        ("POST", "rpc/add", {"c": 1}, 404, "PGRST202"),
+        ("POST", "rpc/add", [1], 404, "PGRST202"),
+        ("POST", "rpc/nothing", [1], 400, "PGRST102"),
+        ("POST", "rpc/twice", {"a": 1}, 300, "PGRST203"),
+        ("PATCH", "rpc/add", {}, 405, "PGRST101"),
+        ("POST", "rpc/add", {"a": "x"}, 400, "22P02"),
+        ("POST", "rpc/slow", {}, 500, "57014"),
+        ("POST", "rpc/fail", {"p_code": "RUN02"}, 400, "RUN02"),
+        ("POST", "rpc/fail", {"p_code": "P0001"}, 400, "P0001"),
+        ("POST", "rpc/fail", {"p_code": "PT409"}, 409, "PT409"),
+        ("POST", "rpc/fail", {"p_code": "40001"}, 500, "40001"),
+        ("POST", "rpc/fail", {"p_code": "28000"}, 403, "28000"),
+        ("POST", "rpc/fail", {"p_code": "42501"}, 403, "42501"),
+        ("POST", "rpc/fail", {"p_code": "53300"}, 503, "53300"),
+    ],
+)
+async def test_what_a_call_raises_keeps_its_code(
+    shop: Shop, method: str, path: str, body: object, status: int, code: str
+) -> None:
+    answer = await shop.service.request(method, path, json=body)
+
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["proxy-status"] == f"PostgREST; error={code}"
+
+
+async def test_a_function_raises_with_detail_and_hint(client: AsyncClient) -> None:
+    with pytest.raises(APIError) as raised:
+        await client.rpc("fail", {"p_code": "RUN02"}).execute()
+
+    assert raised.value.json() == {
+        "code": "RUN02",
+        "message": "it failed",
+        "details": "the detail",
+        "hint": "the hint",
+    }
+
+
+async def test_a_function_may_word_the_whole_answer(shop: Shop) -> None:
+    refused = await shop.service.post("rpc/fail_as_json")
+    answered = await shop.service.post("rpc/teapot")
+
+    assert (refused.status_code, refused.headers["x-why"]) == (402, "money")
+    assert refused.json() == {"code": "123", "message": "Payment Required", "details": "d", "hint": "h"}
+    assert (answered.status_code, answered.headers["x-tea"], answered.json()) == (418, "green", "short and stout")
+
+
+async def test_a_function_sees_the_request(shop: Shop) -> None:
+    answer = await shop.service.post(
+        "rpc/seen",
+        content=json.dumps({}),
+        headers={"X-Agent": "007", "Cookie": "a=b", "Prefer": "timezone=Asia/Tokyo"},
+    )
+    seen = answer.json()
+
+    assert seen["claims"]["role"] == seen["role"] == seen["setting"] == "service_role"
+    assert (seen["method"], seen["path"], seen["agent"]) == ("POST", "/rpc/seen", "007")
+    assert (seen["cookie"], seen["has_cookie_header"]) == ({"a": "b"}, False)
+    assert (seen["read_only"], seen["timeout"]) == ("on", "8s")
+    assert (seen["search_path"], seen["timezone"]) == ('"public", "extensions"', "Asia/Tokyo")
