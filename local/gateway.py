@@ -6,10 +6,8 @@ answer gets the CORS headers that a browser needs.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.util import find_spec
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.applications import Starlette
@@ -20,11 +18,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from local import functions
+from local import auth, functions, realtime, rest
 from local.config import StackConfig
 from local.face import face
 from local.keys import Keys
-from local.services import Part, Services
+from local.services import Services
 
 # Links from mails and identity providers: no client of ours made them, so no key is in them.
 _WITHOUT_KEY = ("/auth/v1/verify", "/auth/v1/callback", "/auth/v1/authorize")
@@ -52,7 +50,12 @@ def build_gateway(
     project's functions, by name.
     """
     services = Services.of(config, database_url)
-    parts = [*_present(services), functions.build(services, functions_apps)]
+    parts = [
+        rest.build(services),
+        auth.build(services),
+        realtime.build(services),
+        functions.build(services, functions_apps),
+    ]
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
@@ -75,13 +78,6 @@ def build_gateway(
     )
     app.router.redirect_slashes = False  # none of Supabase's servers does, and a redirected POST is a surprise
     return app
-
-
-def _present(services: Services) -> list[Part]:
-    modules = [
-        importlib.import_module(name) for name in ("local.rest", "local.auth", "local.realtime") if find_spec(name)
-    ]
-    return [module.build(services) for module in modules if hasattr(module, "build")]
 
 
 class KeySwap:
