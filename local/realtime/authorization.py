@@ -1,0 +1,145 @@
+"""Who is listening, and what the policies on `realtime.messages` let them hear and say.
+
+Policies are asked, never interpreted: a probe row is written as the administrator, read (or written) as the listener,
+and rolled back. The answer holds until the listener shows a new token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, LiteralString
+
+import orjson
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from local.keys import InvalidToken, Keys
+from local.services import Pool
+
+Extension = Literal["broadcast", "presence"]
+
+# What PostgREST's search path is; operators of an extension's types live in `extensions`.
+_SEARCH_PATH = "public, extensions"
+# A token may name any role; the ones it may take on are those that PostgREST could take on too.
+_IMPERSONATE: LiteralString = """
+select set_config('role', %(role)s, true), set_config('request.jwt.claims', %(claims)s, true),
+       set_config('request.jwt.claim.sub', %(sub)s, true), set_config('request.jwt.claim.role', %(role)s, true),
+       set_config('search_path', %(search_path)s, true)
+from pg_catalog.pg_roles r
+where r.rolname = %(role)s and pg_has_role('authenticator', r.oid, 'member')
+"""
+
+
+class Refused(Exception):  # noqa: N818 - reads as what it says
+    """Not allowed. The message is `Code: text`, as Supabase's Realtime words it, and fit to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a token stands for. `claims` is JSON text with its keys sorted, so that equal claims are equal."""
+
+    role: str
+    sub: str
+    claims: str
+    expires_at: int  # Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a listener may hear on a private topic."""
+
+    broadcast: bool
+    presence: bool
+
+
+def identify(keys: Keys, token: str | None) -> Identity:
+    """The identity behind a JWT.
+
+    Raises:
+        Refused: no token of ours, or one that cannot be used here.
+    """
+    if not token:
+        raise Refused("InvalidJWTToken: The token is missing")
+    try:
+        claims = keys.verify_jwt(token)
+    except InvalidToken as exc:
+        if exc.reason == "expired":
+            raise Refused("InvalidJWTToken: Token has expired") from exc
+        code = "JwtSignatureError" if exc.reason == "signature" else "MalformedJWT"
+        raise Refused(f"{code}: {exc}") from exc
+    role, expires_at = claims.get("role"), claims.get("exp")
+    if not isinstance(role, str) or not isinstance(expires_at, int):
+        raise Refused("InvalidJWTToken: Fields `role` and `exp` are required in JWT")
+    text = orjson.dumps(claims, option=orjson.OPT_SORT_KEYS).decode()
+    return Identity(role, str(claims.get("sub", "")), text, expires_at)
+
+
+async def impersonate(connection: AsyncConnection[TupleRow], identity: Identity) -> None:
+    """Take on the identity for the rest of the transaction.
+
+    Raises:
+        Refused: there is no such role for a token to take on.
+    """
+    cursor = await connection.execute(
+        _IMPERSONATE,
+        {"role": identity.role, "sub": identity.sub, "claims": identity.claims, "search_path": _SEARCH_PATH},
+    )
+    if cursor.rowcount != 1:
+        raise Refused(f"Unauthorized: role {identity.role!r} does not exist")
+
+
+class Authorizer:
+    """Asks the policies on `realtime.messages`."""
+
+    def __init__(self, admin_pool: Pool) -> None:
+        self._pool = admin_pool
+
+    async def read_access(self, identity: Identity, topic: str, headers: Mapping[str, str]) -> Access:
+        """What the identity may hear on the private topic.
+
+        Raises:
+            Refused: nothing at all.
+        """
+        async with self._pool.connection() as connection, connection.transaction(force_rollback=True):
+            await connection.execute(
+                "insert into realtime.messages (topic, extension, private) values (%s, 'broadcast', true),"
+                " (%s, 'presence', true)",
+                [topic, topic],
+            )
+            await self._ask_as(connection, identity, topic, headers)
+            try:
+                # The row's time bounds the search to this transaction's own rows, whatever else the topic holds.
+                cursor = await connection.execute(
+                    "select distinct extension from realtime.messages where topic = %s and inserted_at = now()",
+                    [topic],
+                )
+                readable: set[str] = {row[0] for row in await cursor.fetchall()}
+            except psycopg.errors.InsufficientPrivilege:
+                readable = set()
+        if not readable:
+            raise Refused(f"Unauthorized: You do not have permissions to read from this Channel topic: {topic}")
+        return Access(broadcast="broadcast" in readable, presence="presence" in readable)
+
+    async def may_write(self, identity: Identity, topic: str, extension: Extension, headers: Mapping[str, str]) -> bool:
+        """Whether the identity may say something on the private topic."""
+        try:
+            async with self._pool.connection() as connection, connection.transaction(force_rollback=True):
+                await self._ask_as(connection, identity, topic, headers)
+                await connection.execute(
+                    "insert into realtime.messages (topic, extension, private) values (%s, %s, true)",
+                    [topic, extension],
+                )
+        except (psycopg.errors.InsufficientPrivilege, Refused):
+            return False
+        return True
+
+    async def _ask_as(
+        self, connection: AsyncConnection[Any], identity: Identity, topic: str, headers: Mapping[str, str]
+    ) -> None:
+        await connection.execute(
+            "select set_config('realtime.topic', %s, true), set_config('request.headers', %s, true)",
+            [topic, orjson.dumps(dict(headers)).decode()],
+        )
+        await impersonate(connection, identity)

@@ -1,0 +1,99 @@
+"""The parts of Realtime put together: one database stream, its subscribers, and the broadcasts it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from local.realtime.authorization import Authorizer
+from local.realtime.changes import PUBLICATION, ChangeFeed
+from local.realtime.channels import Channel, Hub
+from local.realtime.feed import Feed
+from local.realtime.filters import InvalidFilter
+from local.realtime.pgoutput import Change, Row
+from local.realtime.presence import Presence
+from local.realtime.protocol import Broadcast
+from local.services import Services
+
+MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
+_MESSAGES = ("realtime", "messages")
+
+
+class Realtime:
+    """Everything the sockets share."""
+
+    def __init__(self, services: Services) -> None:
+        self.pool = services.pool
+        self.admin_pool = services.admin_pool
+        self.keys = services.keys
+        self.hub = Hub()
+        self.presence = Presence(self.hub)
+        self.authorizer = Authorizer(services.admin_pool)
+        self.changes = ChangeFeed(services.pool, services.admin_pool)
+        self.feed = Feed(
+            services.database_url,
+            (PUBLICATION, MESSAGES_PUBLICATION),
+            deliver=self._deliver,
+            on_lost=self._tell_lost,
+            on_back=self._resubscribe,
+        )
+
+    async def start(self) -> None:
+        self.feed.start()
+
+    async def stop(self) -> None:
+        await self.feed.stop()
+
+    async def subscribe(self, channel: Channel) -> None:
+        """Register the channel's requests for row changes, and tell it how that went."""
+        if not channel.requests:
+            return
+        try:
+            await self.changes.subscribe(channel, channel.identity, channel.requests)
+        except InvalidFilter as exc:
+            channel.system("error", f"Unable to subscribe to changes with given parameters. {exc}")
+        except psycopg.OperationalError:
+            # The stream is lost too then, and when it is back the channel is subscribed again.
+            channel.system("error", "Unable to subscribe to changes: the database is not available")
+        else:
+            if channel.closed:
+                self.changes.unsubscribe(channel.requests)
+            channel.system("ok", "Subscribed to PostgreSQL")
+
+    async def _deliver(self, changes: Sequence[Change]) -> None:
+        rows: list[Change] = []
+        for change in changes:
+            if (change.relation.schema, change.relation.name) == _MESSAGES:
+                self._broadcast(change.new)
+            else:
+                rows.append(change)
+        await self.changes.deliver(rows)
+
+    def _broadcast(self, row: Row | None) -> None:
+        """Say what a transaction said by `realtime.send`."""
+        if row is None or row["extension"] != "broadcast":
+            return
+        topic, event, payload, binary = row["topic"], row["event"], row["payload"], row.get("binary_payload")
+        if not isinstance(topic, str) or not isinstance(event, str):
+            return
+        meta = {"id": row["id"]}
+        if isinstance(binary, str):
+            broadcast = Broadcast(event, bytes.fromhex(binary.removeprefix("\\x")), binary=True, meta=meta)
+        else:
+            broadcast = Broadcast(event, payload.encode() if isinstance(payload, str) else b"null", meta=meta)
+        self.hub.publish(topic, broadcast, private=row["private"] == "t")
+
+    def _tell_lost(self) -> None:
+        for channel in self.hub:
+            extension = "postgres_changes" if channel.requests else "system"
+            channel.system("error", "The connection to the database was lost", extension=extension)
+
+    async def _resubscribe(self) -> None:
+        for pool in (self.pool, self.admin_pool):
+            await pool.check()  # its connections went with the server
+        for channel in self.hub:
+            if channel.requests:
+                await self.subscribe(channel)
+            else:
+                channel.system("ok", "Replication connection established", extension="system")
