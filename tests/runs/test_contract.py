@@ -285,9 +285,7 @@ async def test_a_failed_attempt_is_booked_and_the_step_may_start_again(
     start = first_step(view, bound=100)
     started = await advance(either, start)
     error = StepError("upstream_busy", "The provider is busy", retryable=True)
-    again = FinishStep(
-        1, 1, StepStatus.PENDING, error=error, credits=30, bound=100, failed=True, available_in=0.0
-    )
+    again = FinishStep(1, 1, StepStatus.PENDING, error=error, credits=30, bound=100, failed=True, available_in=0.0)
 
     pending = await advance(either, after(view, started.revision, again))
     restart = StartStep(1, start.start[0].effect_key, steps(1, credits_bound=100)[0], again=True)

@@ -47,9 +47,7 @@ async def waiting_run(store: RunStore, person: Person, *, options: tuple[str, ..
     start = StartStep(1, uuid4(), steps(1)[0])
     first = Advance(run_id, view.run.lease_id, view.run.revision, start=(start,), status=RunStatus.EXECUTING)
     started = (await store.advance([first], lease_seconds=15))[run_id]
-    asks = FinishStep(
-        1, 1, StepStatus.RUNNING, waits_for="human", request=HumanRequest("Which tea?", options=options)
-    )
+    asks = FinishStep(1, 1, StepStatus.RUNNING, waits_for="human", request=HumanRequest("Which tea?", options=options))
     wait = Advance(run_id, view.run.lease_id, started.revision, finish=(asks,), status=RunStatus.AWAITING_INPUT)
     await store.advance([wait], lease_seconds=15)
     return run_id
@@ -152,9 +150,7 @@ async def test_bad_input_to_create_names_the_field(person: Person, request_: dic
     assert caught.value.sqlstate == "RUN07"
 
 
-async def test_stopping_an_unleased_run_ends_it_at_once_and_returns_the_hold(
-    person: Person, database_url: str
-) -> None:
+async def test_stopping_an_unleased_run_ends_it_at_once_and_returns_the_hold(person: Person, database_url: str) -> None:
     run_id = await person.queue()
 
     answer = await person.call("control_run", run_id, "stop")
@@ -255,9 +251,7 @@ async def test_a_repeated_answer_under_one_key_is_the_first_answer(store: RunSto
     assert first == second
 
 
-async def test_stopping_a_waiting_run_cancels_its_question(
-    store: RunStore, person: Person, database_url: str
-) -> None:
+async def test_stopping_a_waiting_run_cancels_its_question(store: RunStore, person: Person, database_url: str) -> None:
     run_id = await waiting_run(store, person)
 
     await person.call("control_run", run_id, "stop")
@@ -345,7 +339,9 @@ async def test_a_stranger_reads_nothing_of_anybody_and_the_owner_his_own(
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("statement", ["delete from public.{}", "update public.{} set {} = {}", "insert into public.{} default values"])
+@pytest.mark.parametrize(
+    "statement", ["delete from public.{}", "update public.{} set {} = {}", "insert into public.{} default values"]
+)
 @pytest.mark.parametrize("role", ["authenticated", "service_role", "anon"])
 async def test_nobody_writes_to_a_table_by_himself(person: Person, table: str, statement: str, role: str) -> None:
     column = "id" if table == "accounts" else "account_id"

@@ -148,9 +148,7 @@ async def test_runs_are_performed_side_by_side(database: DirectDatabase, person:
     assert worker.left == {"completed": 4}
 
 
-async def test_starting_a_run_wakes_the_worker(
-    database: DirectDatabase, person: Person, database_url: str
-) -> None:
+async def test_starting_a_run_wakes_the_worker(database: DirectDatabase, person: Person, database_url: str) -> None:
     """The poll is a minute away; only the wake can bring the worker in time."""
     options = WorkerOptions(poll_seconds=60)
     async with working(database, ListEngine(steps(1)), options=options, url=database_url):
@@ -215,7 +213,8 @@ async def test_a_step_that_keeps_failing_fails_the_run_with_its_error(
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(UpstreamRefused("The key is wrong"), "upstream_refused"), (KeyError("secret-in-a-bug"), "internal")]
+    ("raised", "code"),
+    [(UpstreamRefused("The key is wrong"), "upstream_refused"), (KeyError("secret-in-a-bug"), "internal")],
 )
 async def test_a_final_failure_is_not_tried_again_and_leaks_nothing(
     database: DirectDatabase, person: Person, database_url: str, raised: Exception, code: str

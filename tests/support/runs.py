@@ -180,6 +180,3 @@ async def until_lock_wait(url: str, application_name: str) -> None:
 async def _all(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
     async with connect(url) as connection:
         return await (await connection.execute(statement, values)).fetchall()
-
-
-
