@@ -112,12 +112,19 @@ def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
 
 def _invalid(exc: ValidationError, accepts: TypeAdapter[Body]) -> InvalidInput:
     # Where one field picks the shape of the others, pydantic puts its value before every path; no caller wrote that.
-    skip = 1 if accepts.core_schema["type"] == "tagged-union" else 0
+    skip = 1 if _is_tagged(accepts) else 0
     problems = [_problem(problem, problem["loc"][skip:]) for problem in exc.errors(include_url=False)]
     shown = problems[:MAX_PROBLEMS]
     if len(problems) > len(shown):
         shown.append(f"and {len(problems) - len(shown)} more")
     return InvalidInput(problems[0], details="; ".join(shown))
+
+
+def _is_tagged(accepts: TypeAdapter[Body]) -> bool:
+    schema = accepts.core_schema
+    if schema["type"] == "definitions":  # recursive types (JSON) stand beside the shape
+        schema = schema["schema"]
+    return schema["type"] == "tagged-union"
 
 
 def _problem(problem: ErrorDetails, path: Path) -> str:
