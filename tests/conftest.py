@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.database import TestServer
+from tests.support.database import TestServer, new_directory
 from tests.support.stack import Stack, stack_over
 
 _DIRECTORY = "RUNBASE_TEST_SERVER"  # tells xdist's workers where the session's server lives
@@ -54,6 +54,14 @@ def clone_database(database_server: TestServer, template_database: str) -> Itera
 def database_url(clone_database: Callable[[], str]) -> str:
     """Superuser's URL of a fresh migrated database."""
     return clone_database()
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Where a test may keep a server or stack of its own; whatever still runs there is stopped after it."""
+    directory = new_directory()
+    yield directory / "data"
+    TestServer(directory).stop()
 
 
 @pytest_asyncio.fixture

@@ -13,12 +13,6 @@ import pytest
 from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path):
-    yield tmp_path / "data"
-    PostgresServer(tmp_path / "data").stop(immediate=True)
-
-
 def server_over(data_dir: Path, port: int = 0) -> PostgresServer:
     return PostgresServer(data_dir, port=port, settings=EPHEMERAL_SETTINGS)
 

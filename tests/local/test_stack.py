@@ -156,35 +156,35 @@ async def test_a_person_signs_up_with_the_official_client(stack):
     assert rows == [(person.email,)]
 
 
-async def test_a_taken_gateway_port_is_named_before_anything_starts(tmp_path):
+async def test_a_taken_gateway_port_is_named_before_anything_starts(data_dir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StackError, match=rf"^Port {port} for the gateway is taken"):
-            async with running_stack(StackConfig(port=port, db_port=0, data_dir=tmp_path / "data")):
+            async with running_stack(StackConfig(port=port, db_port=0, data_dir=data_dir)):
                 pass
-    assert not (tmp_path / "data").exists()
+    assert not data_dir.exists()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com"])  # noqa: S104 - it is refused
-async def test_the_stack_never_listens_beyond_this_machine(tmp_path, host):
+async def test_the_stack_never_listens_beyond_this_machine(data_dir, host):
     with pytest.raises(StackError, match="this machine only"):
-        async with running_stack(StackConfig(host=host, port=0, db_port=0, data_dir=tmp_path / "data")):
+        async with running_stack(StackConfig(host=host, port=0, db_port=0, data_dir=data_dir)):
             pass
 
 
-async def test_a_migration_that_fails_stops_the_stack_and_its_server(tmp_path):
+async def test_a_migration_that_fails_stops_the_stack_and_its_server(tmp_path, data_dir):
     folder = tmp_path / "supabase" / "migrations"
     folder.mkdir(parents=True)
     (folder / "1_broken.sql").write_text("create tabel notes ();")
-    config = StackConfig(port=0, db_port=0, data_dir=tmp_path / "data", project_dir=tmp_path)
+    config = StackConfig(port=0, db_port=0, data_dir=data_dir, project_dir=tmp_path)
     with pytest.raises(StackError, match=r"1_broken\.sql:1: syntax error"):
         async with running_stack(config):
             pass
-    assert not PostgresServer(tmp_path / "data").is_running()
+    assert not PostgresServer(data_dir).is_running()
 
 
-def test_a_background_stack_is_started_found_and_stopped(tmp_path):
-    config = StackConfig(port=0, db_port=0, data_dir=tmp_path / "data")
+def test_a_background_stack_is_started_found_and_stopped(data_dir):
+    config = StackConfig(port=0, db_port=0, data_dir=data_dir)
     running = background.start(config)
     try:
         assert background.start(config) == running
@@ -196,8 +196,8 @@ def test_a_background_stack_is_started_found_and_stopped(tmp_path):
     assert not background.stop(config)
 
 
-def test_what_a_killed_stack_left_is_cleared_by_the_next_start(tmp_path):
-    config = StackConfig(port=0, db_port=0, data_dir=tmp_path / "data")
+def test_what_a_killed_stack_left_is_cleared_by_the_next_start(data_dir):
+    config = StackConfig(port=0, db_port=0, data_dir=data_dir)
     background.start(config)
     state = background.StackState.read(config.data_dir)
     killed = state.process()
@@ -211,9 +211,9 @@ def test_what_a_killed_stack_left_is_cleared_by_the_next_start(tmp_path):
         background.stop(config)
 
 
-def test_a_background_start_that_fails_repeats_the_reason(tmp_path):
+def test_a_background_start_that_fails_repeats_the_reason(data_dir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        config = StackConfig(port=taken.getsockname()[1], db_port=0, data_dir=tmp_path / "data")
+        config = StackConfig(port=taken.getsockname()[1], db_port=0, data_dir=data_dir)
         with pytest.raises(StackError, match="taken by another program"):
             background.start(config)
 
@@ -261,10 +261,10 @@ def test_the_public_keys_hold_no_private_part():
     assert key["kid"] == jwt.get_unverified_header(KEYS.sign_jwt({}))["kid"]
 
 
-def test_the_server_module_fails_with_a_sentence_and_exit_code_1(tmp_path):
+def test_the_server_module_fails_with_a_sentence_and_exit_code_1(data_dir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "local.server", "--port", port, "--data-dir", str(tmp_path / "data")]
+        command = [sys.executable, "-m", "local.server", "--port", port, "--data-dir", str(data_dir)]
         ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path.cwd())
     assert ended.returncode == 1
     assert ended.stderr == f"Port {port} for the gateway is taken by another program.\n"

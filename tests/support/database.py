@@ -54,7 +54,7 @@ class TestServer:
             if pid.isdecimal() and not psutil.pid_exists(int(pid)):
                 with suppress(PostgresError):  # another session may be clearing it away as well
                     cls(left).stop()
-        return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        return new_directory()
 
     def url(self) -> str:
         """Superuser's URL of the running server; starts it if this is the first to ask."""
@@ -105,6 +105,14 @@ class TestServer:
         """Stop the server, if it ever ran, and delete everything."""
         PostgresServer(self._directory / "data").stop(immediate=True)
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def new_directory() -> Path:
+    """A directory for a server with its data in `data` below; if we are killed, the next `reserve` clears it away.
+
+    Not pytest's `tmp_path`: each session of pytest closes the folders above it again to PostgreSQL's own user.
+    """
+    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
 
 
 async def _furnish(dsn: str, migrations: Path) -> None:
