@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, cast
+from zoneinfo import available_timezones
 
 from local.rest.errors import ApiError
 
@@ -75,10 +77,15 @@ class Preferences:
 
 def _is_known(name: str, value: str) -> bool:
     if name == "timezone":
-        return bool(value)
+        return value in _timezones()
     if name == "max-affected":
         return value.isascii() and value.isdigit() and len(value) < 10
     return value in _CHOICES.get(name, ())
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 NO_PREFERENCES = Preferences()

@@ -256,3 +256,7 @@ async def test_a_read_has_at_most_a_thousand_rows(shop: Shop) -> None:
 
     assert len(answer.json()) == 1000
     assert (answer.status_code, answer.headers["content-range"]) == (206, "0-999/1493")
+
+
+async def test_an_empty_select_has_empty_rows(shop: Shop) -> None:
+    assert (await shop.service.get("toys?select=")).json() == [{}, {}]

@@ -8,7 +8,10 @@ import pytest
 import pytest_asyncio
 from postgrest.exceptions import APIError
 from postgrest.types import ReturnMethod
+from starlette.requests import Request
 
+from local.rest.body import MAX_BYTES, read_body
+from local.rest.errors import ApiError
 from supabase import AsyncClient
 from tests.support.rest import Shop, open_shop
 
@@ -170,3 +173,32 @@ async def test_an_unknown_preference_is_refused_only_when_strict(shop: Shop) -> 
 
     assert lenient.status_code == 200
     assert (strict.status_code, strict.json()["details"]) == (400, "Invalid preferences: shape=round")
+
+
+async def test_a_constraint_checked_at_commit_refuses_the_whole_write(shop: Shop) -> None:
+    await shop.execute(
+        "create table public.links (id int primary key, "
+        "next int references public.links deferrable initially deferred);"
+        " grant all on public.links to service_role"
+    )
+
+    refused = await shop.service.post("links", json={"id": 1, "next": 2}, headers=REPRESENTATION)
+    left = await shop.service.get("links")
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "23503")
+    assert left.json() == []
+
+
+async def test_a_body_over_the_limit_is_refused_before_it_is_read_whole() -> None:
+    chunk = b"x" * (MAX_BYTES // 4)
+    sent = 0
+
+    async def receive() -> dict[str, object]:
+        nonlocal sent
+        sent += 1
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    with pytest.raises(ApiError) as refusal:
+        await read_body(Request({"type": "http", "method": "POST", "headers": []}, receive))
+
+    assert (refusal.value.status, sent) == (413, 5)
