@@ -1,0 +1,72 @@
+"""`runbase stack`: the embedded Supabase, in the foreground or in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+
+import click
+
+from local import stack as background
+from local.cli.hosting import hosted_stack
+from local.cli.options import data_dir_option, stack_options
+from local.config import StackConfig
+
+
+@click.group(invoke_without_command=True)
+@stack_options
+@click.option("--ephemeral", is_flag=True, help="Keep nothing: an empty database that goes with the stack.")
+@click.pass_context
+def stack(context: click.Context, port: int, db_port: int, data_dir: Path, *, ephemeral: bool) -> None:
+    """Run the embedded Supabase in the foreground until SIGINT or SIGTERM, or in the background by a command.
+
+    It prints its URLs and keys as `supabase status -o env` does.
+    """
+    if context.invoked_subcommand is None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        asyncio.run(_foreground(StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral)))
+
+
+@stack.command()
+@stack_options
+def start(port: int, db_port: int, data_dir: Path) -> None:
+    """Start it in the background, unless it runs."""
+    click.echo(background.status_env(background.start(StackConfig(port=port, db_port=db_port, data_dir=data_dir))), nl=False)
+
+
+@stack.command()
+@data_dir_option
+def stop(data_dir: Path) -> None:
+    """Stop what runs over the data directory, also what a killed stack left."""
+    stopped = background.stop(StackConfig(data_dir=data_dir))
+    click.echo("Stopped." if stopped else "Nothing was running.")
+
+
+@stack.command()
+@data_dir_option
+def status(data_dir: Path) -> None:
+    """Print URLs and keys; exit code 1 if it does not run."""
+    running = background.status(StackConfig(data_dir=data_dir))
+    if running is None:
+        raise click.ClickException(f"No stack runs over {data_dir}.")
+    click.echo(background.status_env(running), nl=False)
+
+
+@stack.command()
+@data_dir_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(data_dir: Path, *, yes: bool) -> None:
+    """Stop it and delete its database; the next start begins with an empty one."""
+    if not yes:
+        click.confirm(f"Delete the database in {data_dir}?", abort=True)
+    background.stop(StackConfig(data_dir=data_dir))
+    shutil.rmtree(data_dir / "postgres", ignore_errors=True)
+    click.echo("The database is deleted.")
+
+
+async def _foreground(config: StackConfig) -> None:
+    async with hosted_stack(config) as (running, stop):
+        click.echo(background.status_env(running.config), nl=False)
+        await stop.wait()

@@ -1,0 +1,1860 @@
+-- The schema that supabase/migrations make, written by scripts/schema. Not to be edited, nor to be applied.
+
+CREATE SCHEMA private;
+
+COMMENT ON SCHEMA private IS 'Helpers, transition tables and definer functions; never exposed by the API.';
+
+CREATE SCHEMA public;
+
+COMMENT ON SCHEMA public IS 'standard public schema';
+
+CREATE TYPE public.account_kind AS ENUM (
+    'personal',
+    'organisation'
+);
+
+CREATE TYPE public.account_role AS ENUM (
+    'owner',
+    'admin',
+    'member',
+    'viewer'
+);
+
+CREATE TYPE public.log_type AS ENUM (
+    'info',
+    'success',
+    'error',
+    'warning',
+    'state_transition',
+    'tool_success',
+    'tool_error',
+    'phase_advance',
+    'user_input_required'
+);
+
+CREATE TYPE public.run_status AS ENUM (
+    'created',
+    'queued',
+    'planning',
+    'executing',
+    'awaiting_input',
+    'paused',
+    'completed',
+    'failed',
+    'cancelled',
+    'timeout'
+);
+
+CREATE TYPE public.step_effect AS ENUM (
+    'pure',
+    'idempotent',
+    'effectful'
+);
+
+CREATE TYPE public.step_status AS ENUM (
+    'pending',
+    'running',
+    'completed',
+    'failed',
+    'skipped',
+    'cancelled'
+);
+
+CREATE FUNCTION private.advance_runs(p_batch jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+  v_expires timestamptz := v_now + make_interval(secs => (p_batch ->> 'lease_seconds')::double precision);
+  v_won uuid[];
+  v_short uuid[] := '{}';
+  v_broke uuid[] := '{}';
+  v_needy uuid[];
+  v_needy_accounts uuid[];
+  v_needs bigint[];
+  v_got bigint[] := '{}';
+  v_base bigint[];
+  v_accounts uuid[];
+  v_ended uuid[];
+  v_told uuid[];
+  v_told_from bigint[];
+  v_moved uuid[];
+  v_moved_from text[];
+  v_moved_to text[];
+  v_count integer;
+  v_answer jsonb;
+begin
+  if (p_batch ->> 'v') is distinct from '1' then
+    raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
+  end if;
+
+  select array_agg(r.id) into v_won
+    from (
+      select r.id, r.lease_id, r.revision from public.agent_runs r
+      where r.id in (select x.run_id from jsonb_to_recordset(p_batch -> 'runs') as x (run_id uuid))
+      order by r.id for update
+    ) r
+    join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
+      on i.run_id = r.id and i.lease_id = r.lease_id and i.revision = r.revision;
+  v_won := coalesce(v_won, '{}');
+
+  -- Credits. Only a run that needs more than its hold touches its account's row, after all run rows.
+  select array_agg(r.id), array_agg(r.account_id), array_agg(n.need),
+         array_agg(r.id) filter (where n.spend > r.max_credits)
+    into v_needy, v_needy_accounts, v_needs, v_short
+    from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, charge bigint, released bigint, wanted bigint)
+    join public.agent_runs r on r.id = i.run_id
+    cross join lateral (
+      select r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge) as need,
+             r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted as spend
+    ) n
+    where r.id = any (v_won) and i.wanted > 0 and (n.need > 0 or n.spend > r.max_credits);
+  v_short := coalesce(v_short, '{}');
+  if v_needy is not null then
+    -- Those over their own cap ask for nothing.
+    select array_agg(x.id), array_agg(x.account), array_agg(x.need) into v_needy, v_needy_accounts, v_needs
+      from unnest(v_needy, v_needy_accounts, v_needs) as x (id, account, need)
+      where x.need > 0 and x.id <> all (v_short);
+    if v_needy is not null then
+      v_got := private.top_up(v_needy, v_needy_accounts, v_needs);
+      v_short := v_short || coalesce(
+        (select array_agg(x.id) from unnest(v_needy, v_got) as x (id, got) where x.got = 0), '{}');
+    end if;
+  end if;
+  if cardinality(v_short) > 0 then
+    select coalesce(array_agg(i.run_id), '{}') into v_broke
+      from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, in_flight integer)
+      where i.run_id = any (v_short) and i.in_flight = 0;
+  end if;
+
+  with item as (
+    select i.*,
+      i.run_id = any (v_short) as short,
+      case when i.run_id = any (v_broke) then 'paused'::public.run_status else i.status end as target
+    from jsonb_to_recordset(p_batch -> 'runs') as i (
+      run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
+      new_steps integer, completed boolean, charge bigint, released bigint, wanted bigint, lines integer)
+    where i.run_id = any (v_won)
+  ), before as (
+    select r.id, r.status, r.log_seq, r.broadcast_seq, r.broadcast_at,
+      i.target is not null and i.target <> r.status as moved,
+      coalesce(i.target, r.status) as target,
+      i.lines + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
+    from public.agent_runs r join item i on i.run_id = r.id
+  ), written as (
+    update public.agent_runs r set
+      status = b.target,
+      resumes_as = case when b.target in ('planning', 'executing') then b.target else r.resumes_as end,
+      revision = r.revision + 1,
+      updated_at = v_now,
+      output = coalesce(i.output, r.output),
+      error = coalesce(i.error, r.error),
+      step_count = r.step_count + case when i.short then 0 else i.new_steps end,
+      attempt = case when i.completed then 0 else r.attempt end,
+      credits_held = r.credits_held - i.charge
+        + coalesce((select g.got from unnest(v_needy, v_got) as g (id, got) where g.id = r.id), 0),
+      credits_spent = r.credits_spent + i.charge,
+      credits_reserved = r.credits_reserved - i.released + case when i.short then 0 else i.wanted end,
+      log_seq = r.log_seq + b.lines,
+      broadcast_seq = case when d.due then r.log_seq + b.lines else r.broadcast_seq end,
+      broadcast_at = case when d.due then v_now else r.broadcast_at end,
+      lease_id = case when b.target in ('planning', 'executing') then r.lease_id end,
+      lease_owner = case when b.target in ('planning', 'executing') then r.lease_owner end,
+      lease_expires_at = case when b.target in ('planning', 'executing') then v_expires end,
+      available_at = case when b.target = 'queued' and i.available_in is not null
+        then v_now + make_interval(secs => i.available_in) else 'infinity' end,
+      paused_at = case when b.target = 'paused' then v_now end,
+      pause_requested_at = case when b.target in ('planning', 'executing') then r.pause_requested_at end,
+      stop_requested_at = case when b.target in ('planning', 'executing') then r.stop_requested_at end,
+      finished_at = case when b.target in ('completed', 'failed', 'cancelled', 'timeout') then v_now end
+    from item i
+    join before b on b.id = i.run_id
+    cross join lateral (
+      -- At once, then at most every 100 ms; a change of status always.
+      select b.moved or (b.log_seq + b.lines > b.broadcast_seq
+        and (b.broadcast_at is null or v_now - b.broadcast_at >= interval '100 milliseconds')) as due
+    ) d
+    where r.id = i.run_id
+    returning r.id, r.account_id, r.revision, r.lease_id, r.status, r.finished_at is not null as ended,
+      r.stop_requested_at is not null as stop, r.pause_requested_at is not null as pause, i.short,
+      r.log_seq > r.broadcast_seq as unsent, d.due, b.moved, b.status as from_status, b.log_seq as base,
+      b.broadcast_seq as told_before
+  )
+  select array_agg(w.id), array_agg(w.account_id), array_agg(w.base),
+      array_agg(w.id) filter (where w.ended),
+      array_agg(w.id) filter (where w.due), array_agg(w.told_before) filter (where w.due),
+      array_agg(w.id) filter (where w.moved), array_agg(w.from_status::text) filter (where w.moved),
+      array_agg(w.status::text) filter (where w.moved),
+      jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
+        'status', w.status, 'stop', w.stop, 'pause', w.pause, 'short', w.short, 'unsent', w.unsent))
+    into v_won, v_accounts, v_base, v_ended, v_told, v_told_from, v_moved, v_moved_from, v_moved_to, v_answer
+    from written w;
+
+  if v_won is not null then
+    if p_batch ? 'finish' then
+      update public.agent_steps s set
+          status = f.status,
+          attempt = s.attempt + (f.status = 'pending')::integer,
+          failed_attempts = s.failed_attempts + f.failed::integer,
+          output = f.output,
+          error = f.error,
+          waits_for = f.waits_for,
+          available_at = case when f.status in ('pending', 'running') then
+            case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
+            else s.available_at end,
+          credits_bound = case when f.status = 'running' then 0 else s.credits_bound end,
+          credits_spent = s.credits_spent + f.credits,
+          finished_at = case when f.status in ('pending', 'running') then null else v_now end,
+          finished_revision = case when f.status in ('pending', 'running') then null else i.revision + 1 end
+        from jsonb_to_recordset(p_batch -> 'finish') as f (
+          run_id uuid, step_no integer, attempt integer, status public.step_status, output jsonb, error jsonb,
+          credits bigint, failed boolean, available_in double precision, waits_for text)
+        join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, revision bigint) on i.run_id = f.run_id
+        where f.run_id = any (v_won) and s.run_id = f.run_id and s.step_no = f.step_no and s.status = 'running'
+          and s.attempt = f.attempt;
+      get diagnostics v_count = row_count;
+      if v_count <> (select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (run_id uuid)
+                     where f.run_id = any (v_won)) then
+        raise exception 'A step to finish is not running in that attempt' using errcode = 'RUN12';
+      end if;
+      insert into public.credit_ledger (account_id, run_id, step_no, attempt, kind, debit, credit, amount)
+        select w.account_id, f.run_id, f.step_no, f.attempt, 'settle', 'held', 'spent', f.credits
+        from jsonb_to_recordset(p_batch -> 'finish') as f (
+          run_id uuid, step_no integer, attempt integer, credits bigint)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = f.run_id
+        where f.credits > 0;
+      if exists (select from private.step_deltas) then
+        delete from private.step_deltas d
+          using jsonb_to_recordset(p_batch -> 'finish') as f (run_id uuid, step_no integer)
+          where d.run_id = f.run_id and d.step_no = f.step_no and d.run_id = any (v_won);
+      end if;
+    end if;
+
+    if p_batch ? 'start' then
+      insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
+          effect_key, input, timeout_seconds, credits_bound, available_at, started_at)
+        select s.run_id, s.step_no, w.account_id, s.key, s.kind, s.name, s.phase, 'running', s.max_attempts, s.effect,
+          s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now
+        from jsonb_to_recordset(p_batch -> 'start') as s (
+          run_id uuid, step_no integer, again boolean, key text, kind text, name text, phase text,
+          max_attempts integer, effect public.step_effect, effect_key uuid, input jsonb,
+          timeout_seconds double precision, credits_bound bigint)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = s.run_id
+        where not s.again and s.run_id <> all (v_short);
+      update public.agent_steps t
+        set status = 'running', started_at = v_now, credits_bound = s.credits_bound, waits_for = null
+        from jsonb_to_recordset(p_batch -> 'start') as s (
+          run_id uuid, step_no integer, again boolean, credits_bound bigint)
+        where s.again and s.run_id = any (v_won) and s.run_id <> all (v_short)
+          and t.run_id = s.run_id and t.step_no = s.step_no;
+    end if;
+
+    if p_batch ? 'logs' or v_moved is not null or cardinality(v_broke) > 0 then
+      insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
+        select l.run_id, w.base + row_number() over (partition by l.run_id order by l.rank, l.position), w.account_id,
+          l.log_type, l.message, coalesce(l.metadata, '{}'), v_now
+        from (
+          select x.run_id, 1 as rank, x.position, x.log_type, x.message, x.metadata
+            from rows from (jsonb_to_recordset(p_batch -> 'logs')
+              as (run_id uuid, log_type public.log_type, message text, metadata jsonb)) with ordinality
+              as x (run_id, log_type, message, metadata, position)
+          union all
+          select b.id, 2, 1, 'warning', 'Out of credits: the run is paused until credits are added and it is resumed',
+            '{"event": "out_of_credits"}' from unnest(v_broke) as b (id)
+          union all
+          select m.id, 3, 1, 'state_transition', m.was || ' -> ' || m.is_now,
+            jsonb_build_object('from', m.was, 'to', m.is_now)
+            from unnest(v_moved, v_moved_from, v_moved_to) as m (id, was, is_now)
+        ) l
+        join unnest(v_won, v_accounts, v_base) as w (id, account_id, base) on w.id = l.run_id;
+    end if;
+
+    if p_batch ? 'messages' then
+      insert into public.agent_messages (run_id, account_id, step_no, role, content, created_at)
+        select m.run_id, w.account_id, m.step_no, m.role, m.content, v_now
+        from rows from (jsonb_to_recordset(p_batch -> 'messages')
+          as (run_id uuid, step_no integer, role text, content jsonb)) with ordinality
+          as m (run_id, step_no, role, content, position)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = m.run_id
+        order by m.position;
+    end if;
+    if p_batch ? 'artifacts' then
+      insert into public.agent_artifacts (run_id, account_id, step_no, name, content_type, content, size_bytes, created_at)
+        select a.run_id, w.account_id, a.step_no, a.name, a.content_type, a.content, octet_length(a.content), v_now
+        from rows from (jsonb_to_recordset(p_batch -> 'artifacts')
+          as (run_id uuid, step_no integer, name text, content_type text, content text)) with ordinality
+          as a (run_id, step_no, name, content_type, content, position)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = a.run_id
+        order by a.position;
+    end if;
+    if p_batch ? 'plans' then
+      insert into public.agent_plans (run_id, number, account_id, step_no, goal, phases, reason, created_at)
+        select p.run_id,
+          (select count(*) from public.agent_plans o where o.run_id = p.run_id)
+            + row_number() over (partition by p.run_id order by p.position),
+          w.account_id, p.step_no, p.goal, p.phases, p.reason, v_now
+        from rows from (jsonb_to_recordset(p_batch -> 'plans')
+          as (run_id uuid, step_no integer, goal text, phases jsonb, reason text)) with ordinality
+          as p (run_id, step_no, goal, phases, reason, position)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = p.run_id;
+    end if;
+    if p_batch ? 'requests' then
+      insert into public.human_requests (run_id, account_id, step_no, kind, prompt, options)
+        select q.run_id, w.account_id, q.step_no, q.kind, q.prompt, coalesce(q.options, '[]')
+        from jsonb_to_recordset(p_batch -> 'requests') as q (
+          run_id uuid, step_no integer, kind text, prompt text, options jsonb)
+        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = q.run_id;
+    end if;
+
+    if v_ended is not null then
+      perform private.close_runs(v_ended);
+    end if;
+    if v_told is not null then
+      perform private.broadcast_logs(v_told, v_told_from);
+    end if;
+  end if;
+
+  return coalesce(v_answer, '[]') || coalesce((
+    select jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
+      'lease_id', r.lease_id, 'status', r.status))
+    from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid)
+    left join public.agent_runs r on r.id = i.run_id
+    where v_won is null or i.run_id <> all (v_won)), '[]');
+end $$;
+
+CREATE FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.log_type, p_messages text[], p_metadata jsonb[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_ids uuid[];
+  v_from bigint[];
+begin
+  with line as (
+    select * from unnest(p_run_ids, p_messages, p_metadata) as x (run_id, message, metadata)
+  ), before as (
+    select r.id, r.broadcast_seq from public.agent_runs r where r.id = any (p_run_ids)
+  ), counted as (
+    update public.agent_runs r
+      set log_seq = r.log_seq + 1, broadcast_seq = r.log_seq + 1, broadcast_at = private.clock()
+      from before where before.id = r.id
+      returning r.id, r.account_id, r.log_seq, before.broadcast_seq
+  ), written as (
+    insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata)
+      select c.id, c.log_seq, c.account_id, p_log_type, line.message, line.metadata
+      from counted c join line on line.run_id = c.id
+  )
+  select array_agg(id), array_agg(broadcast_seq) into v_ids, v_from from counted;
+  perform private.broadcast_logs(v_ids, v_from);
+end $$;
+
+CREATE FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform realtime.send(
+    jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', lines.lines),
+    'log', 'run:' || r.id, true)
+  from unnest(p_run_ids, p_from_seqs) as tail (run_id, from_seq)
+  join public.agent_runs r on r.id = tail.run_id
+  cross join lateral (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'seq', l.seq, 'log_type', l.log_type, 'message', l.message, 'metadata', l.metadata, 'created_at', l.created_at
+    ) order by l.seq), '[]') as lines
+    from public.agent_task_logs l where l.run_id = r.id and l.seq > tail.from_seq
+  ) lines;
+end $$;
+
+CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+  v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);
+  v_swept integer;
+  v_ids uuid[];
+  v_from text[];
+  v_next timestamptz;
+  v_expired uuid[];
+begin
+  if p_limit not between 0 and 100 then
+    raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
+  end if;
+  v_swept := private.sweep_runs(100, v_now);
+
+  -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
+  select array_agg(id) into v_expired from (
+    select r.id from public.agent_runs r
+    where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
+    order by r.id limit p_limit for update skip locked
+  ) x;
+  if v_expired is not null then
+    update public.agent_runs r
+      set lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires, attempt = r.attempt + 1,
+          revision = r.revision + 1, updated_at = v_now
+      where r.id = any (v_expired);
+    -- What the lost worker had in hand is tried anew under the same effect_key, booked as another attempt.
+    update public.agent_steps s set attempt = s.attempt + 1, started_at = v_now
+      where s.run_id = any (v_expired) and s.status = 'running' and s.waits_for is null and s.effect <> 'effectful';
+    delete from private.step_deltas where run_id = any (v_expired);
+    perform private.append_line(v_expired, 'warning',
+      array_fill('The worker was lost; another one goes on'::text, array[cardinality(v_expired)]),
+      array_fill('{"event": "lease_expired"}'::jsonb, array[cardinality(v_expired)]));
+  end if;
+
+  select array_agg(id), array_agg(resumes_as) into v_ids, v_from from (
+    select r.id, r.resumes_as::text from public.agent_runs r
+    where r.status = 'queued' and r.available_at <= v_now and r.engine = any (p_engines) and r.deadline_at > v_now
+    order by r.available_at, r.id limit p_limit - coalesce(cardinality(v_expired), 0) for update skip locked
+  ) x;
+  if v_ids is not null then
+    update public.agent_runs r
+      set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
+          revision = r.revision + 1, updated_at = v_now
+      where r.id = any (v_ids);
+    perform private.append_line(v_ids, 'state_transition',
+      (select array_agg('queued -> ' || f) from unnest(v_from) f),
+      (select array_agg(jsonb_build_object('from', 'queued', 'to', f)) from unnest(v_from) f));
+  end if;
+
+  select min(available_at) into v_next from public.agent_runs
+    where status = 'queued' and available_at > v_now and available_at < 'infinity';
+  return jsonb_build_object(
+    'runs', private.run_view(coalesce(v_expired, '{}') || coalesce(v_ids, '{}')),
+    'next_in_seconds', extract(epoch from v_next - v_now),
+    'swept', v_swept);
+end $$;
+
+CREATE FUNCTION private.clock() RETURNS timestamp with time zone
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$ select pg_catalog.clock_timestamp() $$;
+
+CREATE FUNCTION private.close_runs(p_run_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+begin
+  update public.agent_steps s
+    set status = 'cancelled', finished_at = v_now, waits_for = null, finished_revision = r.revision
+    from public.agent_runs r
+    where s.run_id = any (p_run_ids) and s.status in ('pending', 'running') and r.id = s.run_id;
+  update public.human_requests set status = 'cancelled'
+    where run_id = any (p_run_ids) and status = 'open';
+  delete from private.step_deltas where run_id = any (p_run_ids);
+
+  perform 1 from public.credit_accounts c
+    where c.account_id in (select r.account_id from public.agent_runs r where r.id = any (p_run_ids))
+    order by c.account_id for update;
+  update public.credit_accounts c
+    set available = c.available + t.rest, held = c.held - t.rest - t.spent, spent = c.spent + t.spent, updated_at = v_now
+    from (
+      select r.account_id, sum(r.credits_held) as rest, sum(r.credits_spent) as spent
+      from public.agent_runs r where r.id = any (p_run_ids) group by r.account_id
+    ) t
+    where c.account_id = t.account_id and (t.rest > 0 or t.spent > 0);
+  insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
+    select r.account_id, r.id, 'release', 'held', 'available', r.credits_held
+    from public.agent_runs r where r.id = any (p_run_ids) and r.credits_held > 0;
+  update public.agent_runs set credits_held = 0, credits_reserved = 0
+    where id = any (p_run_ids) and (credits_held > 0 or credits_reserved > 0);
+end $$;
+
+CREATE FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
+  v_now timestamptz := private.clock();
+  v_leased boolean := v_run.lease_id is not null;
+  v_flag jsonb := '{}';
+begin
+  if p_action is null or p_action not in ('stop', 'pause', 'resume') then
+    raise exception 'p_action must be stop, pause or resume' using errcode = 'RUN07';
+  end if;
+  if v_run.finished_at is not null then
+    raise exception 'Run % has ended as %', p_run_id, v_run.status using errcode = 'RUN04';
+  end if;
+
+  if p_action = 'stop' and v_leased then
+    -- Its holder sees the mark in the answer to its next call and ends the run with its results and costs.
+    update public.agent_runs set stop_requested_at = coalesce(stop_requested_at, v_now) where id = p_run_id;
+    v_flag := '{"stopping": true}';
+  elsif p_action = 'stop' then
+    perform private.end_runs(array[p_run_id], 'cancelled', array[null::jsonb]);
+  elsif p_action = 'pause' and v_leased then
+    update public.agent_runs set pause_requested_at = coalesce(pause_requested_at, v_now) where id = p_run_id;
+    v_flag := '{"pausing": true}';
+  elsif p_action = 'pause' and v_run.status in ('queued', 'awaiting_input') then
+    update public.agent_runs
+      set status = 'paused', paused_at = v_now, available_at = 'infinity', revision = revision + 1, updated_at = v_now
+      where id = p_run_id;
+    perform private.append_line(array[p_run_id], 'state_transition', array[format('%s -> paused', v_run.status)],
+      array[jsonb_build_object('from', v_run.status, 'to', 'paused')]);
+  elsif p_action = 'resume' and v_run.status = 'paused' then
+    update public.agent_runs
+      set status = 'queued', available_at = v_now, revision = revision + 1, updated_at = v_now,
+          deadline_at = deadline_at + (v_now - paused_at), paused_at = null
+      where id = p_run_id;
+    perform private.append_line(array[p_run_id], 'state_transition', array['paused -> queued'],
+      array['{"from": "paused", "to": "queued"}'::jsonb]);
+    perform pg_notify('runbase_runs', '');
+  elsif p_action = 'resume' and v_run.pause_requested_at is not null then
+    update public.agent_runs set pause_requested_at = null where id = p_run_id;
+  else
+    raise exception 'Run % is % and cannot % now', p_run_id, v_run.status, p_action using errcode = 'RUN02';
+  end if;
+  select * into v_run from public.agent_runs where id = p_run_id;
+  return private.run_answer(v_run) || v_flag;
+end $$;
+
+CREATE FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_user_id uuid := (select auth.uid());
+  v_account_id uuid;
+  v_role public.account_role;
+  v_run public.agent_runs;
+  v_answer jsonb;
+  v_field text;
+begin
+  if v_user_id is null then
+    raise exception 'Only a signed-in user can create a run' using errcode = 'RUN06';
+  end if;
+  if p_request is null or jsonb_typeof(p_request) <> 'object' then
+    raise exception 'p_request must be an object' using errcode = 'RUN07';
+  end if;
+  select k into v_field from jsonb_object_keys(p_request) k
+    where k not in ('engine', 'input', 'account_id', 'max_steps', 'timeout_seconds', 'max_credits', 'autostart') limit 1;
+  if v_field is not null then
+    raise exception 'p_request has an unknown field %', quote_literal(v_field) using errcode = 'RUN07';
+  end if;
+  if jsonb_typeof(coalesce(p_request -> 'input', 'null')) <> 'object' then
+    raise exception 'input must be an object' using errcode = 'RUN07';
+  end if;
+  if octet_length((p_request -> 'input')::text) > 262144 then
+    raise exception 'input must be at most 262144 bytes' using errcode = 'RUN07';
+  end if;
+  begin
+    v_account_id := coalesce((p_request ->> 'account_id')::uuid, v_user_id);
+    v_run.engine := p_request ->> 'engine';
+    v_run.max_steps := coalesce((p_request ->> 'max_steps')::integer, 100);
+    v_run.timeout_seconds := coalesce((p_request ->> 'timeout_seconds')::integer, 3600);
+    v_run.max_credits := (p_request ->> 'max_credits')::bigint;
+  exception when invalid_text_representation or numeric_value_out_of_range then
+    raise exception 'account_id must be a uuid; max_steps, timeout_seconds and max_credits must be whole numbers'
+      using errcode = 'RUN07';
+  end;
+  v_field := case
+    when v_run.engine is null or v_run.engine !~ '^[a-z][a-z0-9_]{0,31}$' then 'engine must be a lower-case name'
+    when v_run.max_steps not between 1 and 10000 then 'max_steps must be from 1 to 10000'
+    when v_run.timeout_seconds not between 1 and 604800 then 'timeout_seconds must be from 1 to 604800'
+    when v_run.max_credits <= 0 then 'max_credits must be positive'
+  end;
+  if v_field is not null then
+    raise exception '%', v_field using errcode = 'RUN07';
+  end if;
+
+  if v_account_id = v_user_id then
+    perform private.ensure_personal_account(v_user_id);
+  end if;
+  v_role := private.my_role(v_account_id);
+  if v_role is null or v_role = 'viewer' then
+    raise exception 'You may not create runs in account %', v_account_id using errcode = 'RUN06';
+  end if;
+  v_answer := private.recall(v_account_id, 'create', p_idempotency_key, p_request);
+  if v_answer is not null then
+    return v_answer || '{"created": false}';
+  end if;
+
+  insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits)
+    values (v_account_id, v_user_id, v_run.engine, p_request -> 'input', v_run.max_steps, v_run.timeout_seconds,
+            v_run.max_credits)
+    returning * into v_run;
+  if (p_request -> 'autostart') = 'true' then
+    v_run := private.queue_run(v_run);
+  end if;
+  v_answer := private.run_answer(v_run) || '{"created": true}';
+  perform private.remember(v_account_id, 'create', p_idempotency_key, v_answer);
+  return v_answer;
+end $_$;
+
+CREATE FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_status, p_errors jsonb[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+  v_from text[];
+begin
+  if cardinality(p_run_ids) = 0 then
+    return;
+  end if;
+  select array_agg(r.status::text order by e.position) into v_from
+    from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
+  update public.agent_runs r
+    set status = p_status, error = coalesce(e.error, r.error), finished_at = v_now, updated_at = v_now,
+        revision = r.revision + 1, available_at = 'infinity', lease_id = null, lease_owner = null,
+        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null
+    from unnest(p_run_ids, p_errors) as e (run_id, error)
+    where r.id = e.run_id;
+  perform private.close_runs(p_run_ids);
+  perform private.append_line(p_run_ids, 'state_transition',
+    (select array_agg(format('%s -> %s', f, p_status)) from unnest(v_from) f),
+    (select array_agg(jsonb_strip_nulls(jsonb_build_object('from', f, 'to', p_status, 'error', e)))
+     from unnest(v_from, p_errors) as x (f, e)));
+end $$;
+
+CREATE FUNCTION private.ensure_personal_account(p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  insert into public.accounts (id, kind, name) values (p_user_id, 'personal', 'Personal') on conflict do nothing;
+  insert into public.account_members (account_id, user_id, role)
+    values (p_user_id, p_user_id, 'owner') on conflict do nothing;
+end $$;
+
+CREATE FUNCTION private.flush_logs(p_run_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_ids uuid[];
+  v_from bigint[];
+begin
+  with tail as (
+    select r.id, r.broadcast_seq from public.agent_runs r
+    where r.id = any (p_run_ids) and r.log_seq > r.broadcast_seq order by r.id for update skip locked
+  ), told as (
+    update public.agent_runs r set broadcast_seq = r.log_seq, broadcast_at = private.clock()
+    from tail where r.id = tail.id returning r.id, tail.broadcast_seq
+  )
+  select array_agg(id), array_agg(broadcast_seq) into v_ids, v_from from told;
+  if v_ids is not null then
+    perform private.broadcast_logs(v_ids, v_from);
+  end if;
+end $$;
+
+CREATE FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_available bigint;
+begin
+  if p_amount is null or p_amount <= 0 then
+    raise exception 'p_amount must be a positive number of micro-credits' using errcode = 'RUN07';
+  end if;
+  insert into public.credit_accounts as c (account_id, available) values (p_account_id, p_amount)
+    on conflict (account_id) do update
+      set available = c.available + excluded.available, updated_at = private.clock()
+    returning available into v_available;
+  insert into public.credit_ledger (account_id, kind, debit, credit, amount)
+    values (p_account_id, 'grant', 'issued', 'available', p_amount);
+  return v_available;
+end $$;
+
+CREATE FUNCTION private.guard_run() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if not exists (
+    select from private.run_transitions t where t.from_status = old.status and t.to_status = new.status
+  ) then
+    raise exception 'Run % is % and cannot become %', old.id, old.status, new.status using errcode = 'RUN02';
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION private.guard_step() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if not exists (
+    select from private.step_transitions t where t.from_status = old.status and t.to_status = new.status
+  ) then
+    raise exception 'Step % of run % is % and cannot become %', old.step_no, old.run_id, old.status, new.status
+      using errcode = 'RUN02';
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) RETURNS jsonb
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  with locked as (
+    select r.id from public.agent_runs r
+    join jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid) on l.run_id = r.id and l.lease_id = r.lease_id
+    order by r.id for update of r skip locked
+  ), beaten as (
+    update public.agent_runs r set lease_expires_at = private.clock() + make_interval(secs => p_lease_seconds)
+    from locked where r.id = locked.id
+    returning r.id, r.lease_id, r.revision, r.stop_requested_at, r.pause_requested_at
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('run_id', id, 'lease_id', lease_id, 'revision', revision,
+    'stop', stop_requested_at is not null, 'pause', pause_requested_at is not null)), '[]') from beaten
+$$;
+
+CREATE FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_agg(jsonb_build_object('name', a.name, 'content', a.content, 'content_type', a.content_type)), '[]')
+  from (
+    select distinct on (name) name, content, content_type from public.agent_artifacts
+    where run_id = p_run_id and name = any (p_names) order by name, artifact_no desc
+  ) a
+$$;
+
+CREATE TABLE public.agent_runs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    account_id uuid NOT NULL,
+    user_id uuid,
+    engine text NOT NULL,
+    status public.run_status DEFAULT 'created'::public.run_status NOT NULL,
+    resumes_as public.run_status DEFAULT 'planning'::public.run_status NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    input jsonb DEFAULT '{}'::jsonb NOT NULL,
+    output jsonb,
+    error jsonb,
+    available_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    paused_at timestamp with time zone,
+    deadline_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    lease_id uuid,
+    lease_owner text,
+    lease_expires_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    max_attempts integer DEFAULT 5 NOT NULL,
+    stop_requested_at timestamp with time zone,
+    pause_requested_at timestamp with time zone,
+    max_steps integer DEFAULT 100 NOT NULL,
+    timeout_seconds integer DEFAULT 3600 NOT NULL,
+    step_count integer DEFAULT 0 NOT NULL,
+    max_credits bigint,
+    credits_held bigint DEFAULT 0 NOT NULL,
+    credits_reserved bigint DEFAULT 0 NOT NULL,
+    credits_spent bigint DEFAULT 0 NOT NULL,
+    log_seq bigint DEFAULT 0 NOT NULL,
+    broadcast_seq bigint DEFAULT 0 NOT NULL,
+    broadcast_at timestamp with time zone,
+    forked_from uuid,
+    fork_step integer,
+    CONSTRAINT agent_runs_credits_held_check CHECK ((credits_held >= 0)),
+    CONSTRAINT agent_runs_credits_reserved_check CHECK ((credits_reserved >= 0)),
+    CONSTRAINT agent_runs_credits_spent_check CHECK ((credits_spent >= 0)),
+    CONSTRAINT agent_runs_engine_check CHECK ((engine ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
+    CONSTRAINT agent_runs_finished_at_the_end CHECK (((status = ANY (ARRAY['completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT agent_runs_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
+    CONSTRAINT agent_runs_lease_while_running CHECK ((((status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (lease_owner IS NULL)) AND ((lease_id IS NULL) = (lease_expires_at IS NULL)))),
+    CONSTRAINT agent_runs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT agent_runs_max_credits_check CHECK ((max_credits > 0)),
+    CONSTRAINT agent_runs_max_steps_check CHECK (((max_steps >= 1) AND (max_steps <= 10000))),
+    CONSTRAINT agent_runs_resumes_as_check CHECK ((resumes_as = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]))),
+    CONSTRAINT agent_runs_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 604800)))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE public.agent_runs IS 'One execution of any engine. Written by functions only; revision rises with every transition.';
+
+COMMENT ON COLUMN public.agent_runs.resumes_as IS 'What a claim moves a queued run to: planning or executing.';
+
+COMMENT ON COLUMN public.agent_runs.revision IS 'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
+
+COMMENT ON COLUMN public.agent_runs.available_at IS 'A queued run may be claimed from here on; infinity waits for an event.';
+
+COMMENT ON COLUMN public.agent_runs.deadline_at IS 'Set at start, moved by paused time; over it the run ends as timeout.';
+
+COMMENT ON COLUMN public.agent_runs.lease_id IS 'The fence: new at every claim, named by every advance.';
+
+COMMENT ON COLUMN public.agent_runs.attempt IS 'Leases that expired since the last completed step; above max_attempts the run is poison.';
+
+COMMENT ON COLUMN public.agent_runs.credits_held IS 'What is left of the hold, in micro-credits.';
+
+COMMENT ON COLUMN public.agent_runs.credits_reserved IS 'The upper bounds of the steps that are open, part of credits_held.';
+
+COMMENT ON COLUMN public.agent_runs.log_seq IS 'The seq of the last log line; gap-free from 1.';
+
+COMMENT ON COLUMN public.agent_runs.broadcast_seq IS 'The seq of the last log line that was broadcast.';
+
+CREATE FUNCTION private.lock_my_run(p_run_id uuid, p_revision bigint) RETURNS public.agent_runs
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_run public.agent_runs;
+  v_role public.account_role;
+begin
+  select * into v_run from public.agent_runs where id = p_run_id for update;
+  v_role := private.my_role(v_run.account_id);
+  if v_role is null then
+    raise exception 'There is no run %', p_run_id using errcode = 'RUN01';
+  end if;
+  if v_role = 'viewer' or (v_role = 'member' and v_run.user_id is distinct from (select auth.uid())) then
+    raise exception 'Your role % in this account may read run % and not control it', v_role, p_run_id
+      using errcode = 'RUN06';
+  end if;
+  if p_revision is not null and p_revision <> v_run.revision then
+    raise exception 'Run % is at revision % and %, not at revision %', p_run_id, v_run.revision, v_run.status, p_revision
+      using errcode = 'RUN03', hint = 'Read the run again, then decide again.',
+        detail = jsonb_build_object('revision', v_run.revision, 'status', v_run.status)::text;
+  end if;
+  return v_run;
+end $$;
+
+CREATE FUNCTION private.may_hear(p_topic text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+  select p_topic ~ '^run:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and exists (
+    select from public.agent_runs r
+    where r.id = substring(p_topic from 5)::uuid and r.account_id in (select private.my_account_ids()))
+$_$;
+
+CREATE FUNCTION private.my_account_ids() RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 3
+    SET search_path TO ''
+    AS $$
+  select account_id from public.account_members where user_id = (select auth.uid())
+$$;
+
+CREATE FUNCTION private.my_role(p_account_id uuid) RETURNS public.account_role
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select role from public.account_members where account_id = p_account_id and user_id = (select auth.uid())
+$$;
+
+CREATE FUNCTION private.on_account_created() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_amount bigint := (select sign_up_credits from private.settings);
+begin
+  insert into public.credit_accounts (account_id) values (new.id);
+  if v_amount > 0 then
+    perform private.grant_credits(new.id, v_amount);
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION private.on_user_created() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform private.ensure_personal_account(new.id);
+  return new;
+end $$;
+
+CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  with fresh as (
+    insert into private.step_deltas (run_id, step_no, attempt, text_offset, text)
+      select d.run_id, d.step_no, d.attempt, d."offset", d.text
+      from jsonb_to_recordset(p_deltas) as d (
+        run_id uuid, lease_id uuid, step_no integer, attempt integer, "offset" integer, text text)
+      join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
+      on conflict do nothing
+      returning *
+  )
+  select realtime.send(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
+    'offset', text_offset, 'text', text), 'delta', 'run:' || run_id, true)
+  from fresh order by run_id, step_no, text_offset
+$$;
+
+CREATE FUNCTION private.queue_run(p_run public.agent_runs) RETURNS public.agent_runs
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+  v_run public.agent_runs;
+  v_available bigint;
+  v_hold bigint;
+begin
+  select available into v_available from public.credit_accounts where account_id = p_run.account_id for update;
+  v_hold := least(coalesce(v_available, 0), (select hold_credits from private.settings),
+                  coalesce(p_run.max_credits, 9223372036854775807));
+  if v_hold <= 0 then
+    raise exception 'The account has no credits left to start run %', p_run.id
+      using errcode = 'RUN10', hint = 'Add credits to the account, then start the run again.';
+  end if;
+  update public.credit_accounts set available = available - v_hold, held = held + v_hold, updated_at = v_now
+    where account_id = p_run.account_id;
+  insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
+    values (p_run.account_id, p_run.id, 'hold', 'available', 'held', v_hold);
+  update public.agent_runs r
+    set status = 'queued', revision = r.revision + 1, available_at = v_now, started_at = v_now, updated_at = v_now,
+        deadline_at = v_now + make_interval(secs => r.timeout_seconds), credits_held = v_hold
+    where r.id = p_run.id;
+  perform private.append_line(array[p_run.id], 'state_transition', array[format('%s -> queued', p_run.status)],
+    array[jsonb_build_object('from', p_run.status, 'to', 'queued')]);
+  perform pg_notify('runbase_runs', '');
+  select * into v_run from public.agent_runs where id = p_run.id;
+  return v_run;
+end $$;
+
+CREATE FUNCTION private.recall(p_account_id uuid, p_action text, p_key text, p_request jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_fingerprint bytea := pg_catalog.sha256(convert_to(p_request::text, 'UTF8'));
+  v_known private.idempotency_keys;
+begin
+  if p_key is null then
+    return null;
+  end if;
+  if char_length(p_key) not between 1 and 200 then
+    raise exception 'The idempotency key must have 1 to 200 characters' using errcode = 'RUN07';
+  end if;
+  insert into private.idempotency_keys (account_id, action, key, fingerprint)
+    values (p_account_id, p_action, p_key, v_fingerprint) on conflict do nothing;
+  if found then
+    return null;
+  end if;
+  select * into strict v_known from private.idempotency_keys
+    where account_id = p_account_id and action = p_action and key = p_key;
+  if v_known.fingerprint <> v_fingerprint then
+    raise exception 'The idempotency key % was used before with another % request', quote_literal(p_key), p_action
+      using errcode = 'RUN05';
+  end if;
+  return v_known.response;
+end $$;
+
+CREATE FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  update private.idempotency_keys set response = p_response
+    where account_id = p_account_id and action = p_action and key = p_key
+$$;
+
+CREATE FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_run public.agent_runs := private.lock_my_run(p_run_id, null);
+  v_now timestamptz := private.clock();
+  v_request public.human_requests;
+  v_open integer;
+  v_answer jsonb;
+begin
+  v_answer := private.recall(v_run.account_id, 'respond', p_idempotency_key,
+    jsonb_build_object('run_id', p_run_id, 'response', p_response, 'request_id', p_request_id));
+  if v_answer is not null then
+    return v_answer;
+  end if;
+  if v_run.finished_at is not null then
+    raise exception 'Run % has ended as %', p_run_id, v_run.status using errcode = 'RUN04';
+  end if;
+  if p_response is null or jsonb_typeof(p_response) = 'null' or octet_length(p_response::text) > 65536 then
+    raise exception 'response must be given and at most 65536 bytes' using errcode = 'RUN07';
+  end if;
+  select count(*) into v_open from public.human_requests where run_id = p_run_id and status = 'open';
+  if v_open = 0 then
+    raise exception 'Run % has no open question; it is %', p_run_id, v_run.status using errcode = 'RUN08';
+  end if;
+  if p_request_id is null and v_open > 1 then
+    raise exception 'Run % has % open questions: name one by request_id', p_run_id, v_open using errcode = 'RUN07';
+  end if;
+  select * into v_request from public.human_requests
+    where run_id = p_run_id and status = 'open' and (p_request_id is null or id = p_request_id);
+  if v_request.id is null then
+    raise exception 'Question % of run % is not open', p_request_id, p_run_id using errcode = 'RUN08';
+  end if;
+  if jsonb_array_length(v_request.options) > 0 and not v_request.options @> jsonb_build_array(p_response) then
+    raise exception 'response must be one of %', v_request.options using errcode = 'RUN07';
+  end if;
+
+  update public.human_requests
+    set status = 'answered', response = p_response, responded_by = (select auth.uid()), responded_at = v_now
+    where id = v_request.id;
+  update public.agent_steps
+    set status = 'completed', output = jsonb_build_object('response', p_response), waits_for = null,
+        finished_at = v_now, finished_revision = v_run.revision + 1
+    where run_id = p_run_id and step_no = v_request.step_no;
+  insert into public.agent_messages (run_id, account_id, step_no, role, content)
+    values (p_run_id, v_run.account_id, v_request.step_no, 'user', jsonb_build_array(jsonb_build_object(
+      'type', 'text', 'text',
+      case jsonb_typeof(p_response) when 'string' then p_response #>> '{}' else p_response::text end)));
+  -- A leased run keeps its lease: the new revision makes its holder read the answer.
+  update public.agent_runs r
+    set revision = r.revision + 1, updated_at = v_now, attempt = 0,
+        status = case when r.status = 'awaiting_input' then 'queued' else r.status end,
+        available_at = case when r.status in ('awaiting_input', 'queued') then v_now else r.available_at end
+    where r.id = p_run_id;
+  perform private.append_line(array[p_run_id], 'info', array['A person answered'],
+    array[jsonb_build_object('request_id', v_request.id, 'step_no', v_request.step_no)]);
+  if v_run.status = 'awaiting_input' then
+    perform private.append_line(array[p_run_id], 'state_transition', array['awaiting_input -> queued'],
+      array['{"from": "awaiting_input", "to": "queued"}'::jsonb]);
+  end if;
+  if v_run.status in ('awaiting_input', 'queued') then
+    perform pg_notify('runbase_runs', '');
+  end if;
+  select * into v_run from public.agent_runs where id = p_run_id;
+  v_answer := private.run_answer(v_run) || jsonb_build_object('request_id', v_request.id);
+  perform private.remember(v_run.account_id, 'respond', p_idempotency_key, v_answer);
+  return v_answer;
+end $$;
+
+CREATE FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_run public.agent_runs := private.lock_my_run(p_run_id, null);
+  v_new public.agent_runs;
+  v_fork integer;
+  v_answer jsonb;
+begin
+  v_answer := private.recall(v_run.account_id, 'retry', p_idempotency_key, jsonb_build_object('run_id', p_run_id));
+  if v_answer is not null then
+    return v_answer || '{"created": false}';
+  end if;
+  if v_run.status not in ('failed', 'cancelled', 'timeout') then
+    raise exception 'Run % is %; only a failed, cancelled or timed-out run can be retried', p_run_id, v_run.status
+      using errcode = 'RUN02';
+  end if;
+  -- The first step that did not complete; where all did, the engine gave up on the last result, so that is tried again.
+  select coalesce(min(step_no) filter (where status in ('failed', 'cancelled')), max(step_no), 1) into v_fork
+    from public.agent_steps where run_id = p_run_id;
+
+  insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits,
+      resumes_as, step_count, forked_from, fork_step, revision)
+    values (v_run.account_id, (select auth.uid()), v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds,
+      v_run.max_credits, v_run.resumes_as, v_fork - 1, p_run_id, v_fork, 1)
+    returning * into v_new;
+  -- Steps before the fork are taken over as they ended; they cost nothing again.
+  insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, finished_revision)
+    select v_new.id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, 1
+    from public.agent_steps where run_id = p_run_id and step_no < v_fork and status in ('completed', 'skipped');
+  -- The step at the fork is tried again under its old effect_key, so that a provider can tell a repeat.
+  insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
+      effect_key, input, timeout_seconds, credits_bound)
+    select v_new.id, step_no, account_id, key, kind, name, phase, 'pending', max_attempts, effect,
+      effect_key, input, timeout_seconds, credits_bound
+    from public.agent_steps where run_id = p_run_id and step_no = v_fork;
+  update public.agent_runs set step_count = greatest(step_count,
+      (select coalesce(max(step_no), 0) from public.agent_steps where run_id = v_new.id))
+    where id = v_new.id;
+  insert into public.agent_messages (run_id, account_id, step_no, role, content, created_at)
+    select v_new.id, account_id, step_no, role, content, created_at
+    from public.agent_messages where run_id = p_run_id and step_no < v_fork order by message_no;
+  insert into public.agent_plans (run_id, number, account_id, step_no, goal, phases, reason, created_at)
+    select v_new.id, number, account_id, step_no, goal, phases, reason, created_at
+    from public.agent_plans where run_id = p_run_id and step_no < v_fork;
+  insert into public.agent_artifacts (run_id, account_id, step_no, name, content_type, content, size_bytes, created_at)
+    select v_new.id, account_id, step_no, name, content_type, content, size_bytes, created_at
+    from public.agent_artifacts where run_id = p_run_id and step_no < v_fork order by artifact_no;
+
+  if p_autostart then
+    v_new := private.queue_run(v_new);
+  end if;
+  v_answer := private.run_answer(v_new)
+    || jsonb_build_object('created', true, 'forked_from', p_run_id, 'fork_step', v_fork);
+  perform private.remember(v_run.account_id, 'retry', p_idempotency_key, v_answer);
+  return v_answer;
+end $$;
+
+CREATE FUNCTION private.run_answer(p_run public.agent_runs) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select jsonb_build_object('run_id', p_run.id, 'status', p_run.status, 'revision', p_run.revision)
+$$;
+
+CREATE FUNCTION private.run_deltas(p_run_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'step_no', d.step_no, 'attempt', d.attempt, 'offset', d.text_offset, 'text', d.text
+  ) order by d.step_no, d.attempt, d.text_offset), '[]')
+  from private.step_deltas d
+  where d.run_id = p_run_id and exists (
+    select from public.agent_runs r
+    where r.id = p_run_id and r.account_id in (select private.my_account_ids()))
+$$;
+
+CREATE FUNCTION private.run_view(p_run_ids uuid[]) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'run', jsonb_build_object(
+      'id', r.id, 'account_id', r.account_id, 'user_id', r.user_id, 'engine', r.engine, 'status', r.status,
+      'revision', r.revision, 'lease_id', r.lease_id, 'attempt', r.attempt, 'input', r.input,
+      'step_count', r.step_count, 'max_steps', r.max_steps,
+      'remaining_seconds', extract(epoch from r.deadline_at - c.now),
+      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null),
+    'steps', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'step_no', s.step_no, 'key', s.key, 'kind', s.kind, 'name', s.name, 'status', s.status, 'attempt', s.attempt,
+        'failed_attempts', s.failed_attempts, 'max_attempts', s.max_attempts, 'effect', s.effect,
+        'effect_key', s.effect_key, 'input', s.input, 'output', s.output, 'error', s.error, 'waits_for', s.waits_for,
+        'due_in_seconds', case when s.available_at = 'infinity' then 1e9
+          else greatest(0, extract(epoch from s.available_at - c.now)) end,
+        'timeout_seconds', s.timeout_seconds, 'credits_bound', s.credits_bound, 'phase', s.phase,
+        'finished_revision', s.finished_revision) order by s.step_no), '[]')
+      from public.agent_steps s where s.run_id = r.id),
+    'messages', (
+      select coalesce(jsonb_agg(jsonb_build_object('step_no', m.step_no, 'role', m.role, 'content', m.content)
+        order by m.message_no), '[]')
+      from public.agent_messages m where m.run_id = r.id),
+    'plans', (
+      select coalesce(jsonb_agg(jsonb_build_object('step_no', p.step_no, 'goal', p.goal, 'phases', p.phases,
+        'reason', p.reason) order by p.number), '[]')
+      from public.agent_plans p where p.run_id = r.id)
+  ) order by r.id), '[]')
+  from public.agent_runs r, (select private.clock() as now) c
+  where r.id = any (p_run_ids)
+$$;
+
+CREATE FUNCTION private.start_run(p_run_id uuid, p_revision bigint) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
+begin
+  if v_run.finished_at is not null then
+    raise exception 'Run % has ended as %', p_run_id, v_run.status using errcode = 'RUN04';
+  end if;
+  if v_run.status <> 'created' then
+    raise exception 'Run % is already started: it is %', p_run_id, v_run.status using errcode = 'RUN02';
+  end if;
+  return private.run_answer(private.queue_run(v_run));
+end $$;
+
+CREATE FUNCTION private.sweep_runs(p_limit integer, p_now timestamp with time zone) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_row record;
+  v_ended integer := 0;
+begin
+  for v_row in
+    with stuck as (
+      select r.id, r.stop_requested_at, r.deadline_at, r.attempt, r.max_attempts, r.error
+      from public.agent_runs r
+      where r.status in ('planning', 'executing') and r.lease_expires_at < p_now
+        and (r.stop_requested_at is not null or r.deadline_at <= p_now or r.attempt + 1 >= r.max_attempts)
+      order by r.id limit p_limit for update skip locked
+    ), late as (
+      select r.id from public.agent_runs r
+      where r.status in ('queued', 'awaiting_input') and r.deadline_at <= p_now
+      order by r.deadline_at limit p_limit for update skip locked
+    ), verdict as (
+      select id, 'cancelled'::public.run_status as status, null::jsonb as error from stuck
+        where stop_requested_at is not null
+      union all
+      select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
+        from stuck where stop_requested_at is null and deadline_at <= p_now
+      union all
+      select id, 'failed', jsonb_build_object('code', 'poison', 'retryable', false, 'message',
+          format('The worker was lost %s times in a row while it held this run', attempt + 1), 'details', error)
+        from stuck where stop_requested_at is null and deadline_at > p_now
+      union all
+      select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
+        from late
+    )
+    select status, array_agg(id order by id) as ids, array_agg(error order by id) as errors from verdict group by status
+  loop
+    perform private.end_runs(v_row.ids, v_row.status, v_row.errors);
+    v_ended := v_ended + cardinality(v_row.ids);
+  end loop;
+  return v_ended;
+end $$;
+
+CREATE FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_got bigint[] := array_fill(0::bigint, array[cardinality(p_run_ids)]);
+  v_available bigint;
+  v_amount bigint;
+  i integer;
+begin
+  perform 1 from public.credit_accounts where account_id = any (p_account_ids) order by account_id for update;
+  for i in 1 .. cardinality(p_run_ids) loop
+    select available into v_available from public.credit_accounts where account_id = p_account_ids[i];
+    continue when v_available is null or v_available < p_needs[i];
+    v_amount := least(v_available, greatest(p_needs[i], (select hold_credits from private.settings)));
+    update public.credit_accounts
+      set available = available - v_amount, held = held + v_amount, updated_at = private.clock()
+      where account_id = p_account_ids[i];
+    insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
+      values (p_account_ids[i], p_run_ids[i], 'hold', 'available', 'held', v_amount);
+    v_got[i] := v_amount;
+  end loop;
+  return v_got;
+end $$;
+
+CREATE FUNCTION public.advance_runs(p_batch jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.advance_runs(p_batch) AS advance_runs;
+END;
+
+CREATE FUNCTION public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.claim_runs(p_owner, p_limit, p_lease_seconds, p_engines) AS claim_runs;
+END;
+
+CREATE FUNCTION public.control_run(p_run_id uuid, p_action text, p_revision bigint DEFAULT NULL::bigint) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.control_run(p_run_id, p_action, p_revision) AS control_run;
+END;
+
+CREATE FUNCTION public.create_run(p_request jsonb, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.create_run(p_request, p_idempotency_key) AS create_run;
+END;
+
+CREATE FUNCTION public.flush_logs(p_run_ids uuid[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.flush_logs(p_run_ids) AS flush_logs;
+END;
+
+CREATE FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.grant_credits(p_account_id, p_amount) AS grant_credits;
+END;
+
+CREATE FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.heartbeat_runs(p_leases, p_lease_seconds) AS heartbeat_runs;
+END;
+
+CREATE FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.load_artifacts(p_run_id, p_names) AS load_artifacts;
+END;
+
+CREATE FUNCTION public.load_run(p_run_id uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT (private.run_view(ARRAY[p_run_id]) -> 0);
+END;
+
+CREATE FUNCTION public.publish_deltas(p_deltas jsonb) RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.publish_deltas(p_deltas) AS publish_deltas;
+END;
+
+CREATE FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid DEFAULT NULL::uuid, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.respond_run(p_run_id, p_response, p_request_id, p_idempotency_key) AS respond_run;
+END;
+
+CREATE FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text DEFAULT NULL::text, p_autostart boolean DEFAULT true) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.retry_run(p_run_id, p_idempotency_key, p_autostart) AS retry_run;
+END;
+
+CREATE FUNCTION public.run_deltas(p_run_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.run_deltas(p_run_id) AS run_deltas;
+END;
+
+CREATE FUNCTION public.start_run(p_run_id uuid, p_revision bigint DEFAULT NULL::bigint) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.start_run(p_run_id, p_revision) AS start_run;
+END;
+
+CREATE TABLE private.idempotency_keys (
+    account_id uuid NOT NULL,
+    action text NOT NULL,
+    key text NOT NULL,
+    fingerprint bytea NOT NULL,
+    response jsonb,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT idempotency_keys_key_check CHECK (((char_length(key) >= 1) AND (char_length(key) <= 200)))
+);
+
+COMMENT ON TABLE private.idempotency_keys IS 'The first answer to each key, scoped to account and action.';
+
+CREATE TABLE private.run_transitions (
+    from_status public.run_status NOT NULL,
+    to_status public.run_status NOT NULL
+);
+
+CREATE TABLE private.settings (
+    only_row boolean DEFAULT true NOT NULL,
+    sign_up_credits bigint DEFAULT 100000000 NOT NULL,
+    hold_credits bigint DEFAULT 1000000 NOT NULL,
+    CONSTRAINT settings_hold_credits_check CHECK ((hold_credits > 0)),
+    CONSTRAINT settings_only_row_check CHECK (only_row),
+    CONSTRAINT settings_sign_up_credits_check CHECK ((sign_up_credits >= 0))
+);
+
+COMMENT ON TABLE private.settings IS 'One row of settings that SQL needs; operators change it with update.';
+
+CREATE UNLOGGED TABLE private.step_deltas (
+    run_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    attempt integer NOT NULL,
+    text_offset integer NOT NULL,
+    text text NOT NULL
+);
+
+CREATE TABLE private.step_transitions (
+    from_status public.step_status NOT NULL,
+    to_status public.step_status NOT NULL
+);
+
+CREATE TABLE public.account_members (
+    account_id uuid NOT NULL,
+    user_id uuid NOT NULL,
+    role public.account_role NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL
+);
+
+COMMENT ON TABLE public.account_members IS 'Viewers read, members create and control their own, admins and owners all.';
+
+CREATE TABLE public.accounts (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    kind public.account_kind NOT NULL,
+    name text NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT accounts_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
+);
+
+COMMENT ON TABLE public.accounts IS 'Who owns and pays. Never deleted with a user: the ledger refers to it.';
+
+CREATE TABLE public.agent_artifacts (
+    run_id uuid NOT NULL,
+    artifact_no bigint NOT NULL,
+    account_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    name text NOT NULL,
+    content_type text NOT NULL,
+    content text NOT NULL,
+    size_bytes integer NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT agent_artifacts_content_check CHECK ((octet_length(content) <= 65536)),
+    CONSTRAINT agent_artifacts_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
+);
+
+COMMENT ON TABLE public.agent_artifacts IS 'Files that steps produced; the newest artifact_no of a name is current.';
+
+ALTER TABLE public.agent_artifacts ALTER COLUMN artifact_no ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.agent_artifacts_artifact_no_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.agent_messages (
+    run_id uuid NOT NULL,
+    message_no bigint NOT NULL,
+    account_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    role text NOT NULL,
+    content jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT agent_messages_role_check CHECK ((role = ANY (ARRAY['user'::text, 'assistant'::text, 'tool'::text])))
+);
+
+COMMENT ON TABLE public.agent_messages IS 'The conversation of a run in order of message_no. Text lives here once; steps refer to it.';
+
+ALTER TABLE public.agent_messages ALTER COLUMN message_no ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.agent_messages_message_no_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.agent_plans (
+    run_id uuid NOT NULL,
+    number integer NOT NULL,
+    account_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    goal text NOT NULL,
+    phases jsonb NOT NULL,
+    reason text,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL
+);
+
+COMMENT ON TABLE public.agent_plans IS 'The plans of a run; a replan is the next number and says its reason.';
+
+CREATE TABLE public.agent_steps (
+    run_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    account_id uuid NOT NULL,
+    key text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    phase text,
+    status public.step_status NOT NULL,
+    attempt integer DEFAULT 1 NOT NULL,
+    failed_attempts integer DEFAULT 0 NOT NULL,
+    max_attempts integer DEFAULT 3 NOT NULL,
+    effect public.step_effect NOT NULL,
+    effect_key uuid NOT NULL,
+    input jsonb DEFAULT '{}'::jsonb NOT NULL,
+    output jsonb,
+    error jsonb,
+    waits_for text,
+    available_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    timeout_seconds double precision NOT NULL,
+    credits_bound bigint DEFAULT 0 NOT NULL,
+    credits_spent bigint DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    finished_revision bigint,
+    CONSTRAINT agent_steps_credits_bound_check CHECK ((credits_bound >= 0)),
+    CONSTRAINT agent_steps_credits_spent_check CHECK ((credits_spent >= 0)),
+    CONSTRAINT agent_steps_waits_for_check CHECK ((waits_for = ANY (ARRAY['human'::text, 'timer'::text, 'child'::text, 'event'::text])))
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE public.agent_steps IS 'A unit of work with a stored result, numbered from 1 within its run.';
+
+COMMENT ON COLUMN public.agent_steps.key IS 'The engine''s name of the step, the same whenever the same decision is drawn.';
+
+COMMENT ON COLUMN public.agent_steps.attempt IS 'Tries so far; each is booked apart. failed_attempts counts those that max_attempts limits.';
+
+COMMENT ON COLUMN public.agent_steps.effect_key IS 'What outward calls carry as idempotency key; attempts and retry keep it.';
+
+COMMENT ON COLUMN public.agent_steps.finished_revision IS 'The run''s revision that committed the result: the order of results.';
+
+CREATE TABLE public.agent_task_logs (
+    id bigint NOT NULL,
+    run_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    account_id uuid NOT NULL,
+    log_type public.log_type NOT NULL,
+    message text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT agent_task_logs_message_check CHECK ((octet_length(message) <= 8192))
+);
+
+COMMENT ON TABLE public.agent_task_logs IS 'What a run tells its people: append-only, gap-free by seq, broadcast and published.';
+
+COMMENT ON COLUMN public.agent_task_logs.id IS 'A number over all runs; the key is (run_id, seq), which keeps inserts cheap.';
+
+ALTER TABLE public.agent_task_logs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.agent_task_logs_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.credit_accounts (
+    account_id uuid NOT NULL,
+    available bigint DEFAULT 0 NOT NULL,
+    held bigint DEFAULT 0 NOT NULL,
+    spent bigint DEFAULT 0 NOT NULL,
+    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT credit_accounts_available_check CHECK ((available >= 0)),
+    CONSTRAINT credit_accounts_held_check CHECK ((held >= 0)),
+    CONSTRAINT credit_accounts_spent_check CHECK ((spent >= 0))
+);
+
+COMMENT ON TABLE public.credit_accounts IS 'An account''s micro-credits. held covers what its unended runs hold or have spent.';
+
+CREATE TABLE public.credit_ledger (
+    id bigint NOT NULL,
+    account_id uuid NOT NULL,
+    run_id uuid,
+    step_no integer,
+    attempt integer,
+    kind text NOT NULL,
+    debit text NOT NULL,
+    credit text NOT NULL,
+    amount bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT credit_ledger_amount_check CHECK ((amount > 0)),
+    CONSTRAINT credit_ledger_credit_check CHECK ((credit = ANY (ARRAY['available'::text, 'held'::text, 'spent'::text]))),
+    CONSTRAINT credit_ledger_debit_check CHECK ((debit = ANY (ARRAY['issued'::text, 'available'::text, 'held'::text]))),
+    CONSTRAINT credit_ledger_kind_check CHECK ((kind = ANY (ARRAY['grant'::text, 'hold'::text, 'settle'::text, 'release'::text])))
+);
+
+COMMENT ON TABLE public.credit_ledger IS 'One transfer a row: amount leaves debit and enters credit. No foreign keys: it is written with every step and outlives all.';
+
+ALTER TABLE public.credit_ledger ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.credit_ledger_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.human_requests (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    run_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    kind text NOT NULL,
+    prompt text NOT NULL,
+    options jsonb DEFAULT '[]'::jsonb NOT NULL,
+    status text DEFAULT 'open'::text NOT NULL,
+    response jsonb,
+    responded_by uuid,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    responded_at timestamp with time zone,
+    CONSTRAINT human_requests_kind_check CHECK ((kind = ANY (ARRAY['question'::text, 'approval'::text]))),
+    CONSTRAINT human_requests_options_check CHECK ((jsonb_typeof(options) = 'array'::text)),
+    CONSTRAINT human_requests_status_check CHECK ((status = ANY (ARRAY['open'::text, 'answered'::text, 'cancelled'::text])))
+);
+
+COMMENT ON TABLE public.human_requests IS 'Questions of a run to its people; an answer completes the step that asked.';
+
+ALTER TABLE ONLY private.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (account_id, action, key);
+
+ALTER TABLE ONLY private.run_transitions
+    ADD CONSTRAINT run_transitions_pkey PRIMARY KEY (from_status, to_status);
+
+ALTER TABLE ONLY private.settings
+    ADD CONSTRAINT settings_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY private.step_deltas
+    ADD CONSTRAINT step_deltas_pkey PRIMARY KEY (run_id, step_no, attempt, text_offset);
+
+ALTER TABLE ONLY private.step_transitions
+    ADD CONSTRAINT step_transitions_pkey PRIMARY KEY (from_status, to_status);
+
+ALTER TABLE ONLY public.account_members
+    ADD CONSTRAINT account_members_pkey PRIMARY KEY (account_id, user_id);
+
+ALTER TABLE ONLY public.accounts
+    ADD CONSTRAINT accounts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.agent_artifacts
+    ADD CONSTRAINT agent_artifacts_pkey PRIMARY KEY (run_id, artifact_no);
+
+ALTER TABLE ONLY public.agent_messages
+    ADD CONSTRAINT agent_messages_pkey PRIMARY KEY (run_id, message_no);
+
+ALTER TABLE ONLY public.agent_plans
+    ADD CONSTRAINT agent_plans_pkey PRIMARY KEY (run_id, number);
+
+ALTER TABLE ONLY public.agent_runs
+    ADD CONSTRAINT agent_runs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.agent_steps
+    ADD CONSTRAINT agent_steps_pkey PRIMARY KEY (run_id, step_no);
+
+ALTER TABLE ONLY public.agent_task_logs
+    ADD CONSTRAINT agent_task_logs_pkey PRIMARY KEY (run_id, seq);
+
+ALTER TABLE ONLY public.credit_accounts
+    ADD CONSTRAINT credit_accounts_pkey PRIMARY KEY (account_id);
+
+ALTER TABLE ONLY public.credit_ledger
+    ADD CONSTRAINT credit_ledger_pkey PRIMARY KEY (account_id, id);
+
+ALTER TABLE ONLY public.human_requests
+    ADD CONSTRAINT human_requests_pkey PRIMARY KEY (id);
+
+CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
+
+CREATE INDEX agent_runs_deadline ON public.agent_runs USING btree (deadline_at) WHERE (status = ANY (ARRAY['queued'::public.run_status, 'awaiting_input'::public.run_status]));
+
+CREATE INDEX agent_runs_due ON public.agent_runs USING btree (available_at, id) WHERE (status = 'queued'::public.run_status);
+
+CREATE INDEX agent_runs_forked_from ON public.agent_runs USING btree (forked_from) WHERE (forked_from IS NOT NULL);
+
+CREATE INDEX agent_runs_history ON public.agent_runs USING btree (account_id, created_at DESC, id);
+
+CREATE INDEX agent_runs_leased ON public.agent_runs USING btree (id) WHERE (status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]));
+
+CREATE UNIQUE INDEX credit_ledger_booked_once ON public.credit_ledger USING btree (run_id, step_no, attempt, kind);
+
+CREATE INDEX human_requests_account_id ON public.human_requests USING btree (account_id, created_at DESC);
+
+CREATE INDEX human_requests_run_id ON public.human_requests USING btree (run_id);
+
+CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_runs FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION private.guard_run();
+
+CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_steps FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION private.guard_step();
+
+CREATE TRIGGER open_credit_account AFTER INSERT ON public.accounts FOR EACH ROW EXECUTE FUNCTION private.on_account_created();
+
+ALTER TABLE ONLY public.account_members
+    ADD CONSTRAINT account_members_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.account_members
+    ADD CONSTRAINT account_members_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.credit_accounts
+    ADD CONSTRAINT credit_accounts_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id);
+
+ALTER TABLE private.idempotency_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.run_transitions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.settings ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.step_deltas ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.step_transitions ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY "Members read their accounts" ON public.accounts FOR SELECT TO authenticated USING ((id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read their credits" ON public.credit_accounts FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read their ledger" ON public.credit_ledger FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read what belongs to their accounts" ON public.agent_artifacts FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read what belongs to their accounts" ON public.agent_messages FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read what belongs to their accounts" ON public.agent_plans FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read what belongs to their accounts" ON public.agent_runs FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read what belongs to their accounts" ON public.agent_steps FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read what belongs to their accounts" ON public.agent_task_logs FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read what belongs to their accounts" ON public.human_requests FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read who else is a member" ON public.account_members FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+ALTER TABLE public.account_members ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_artifacts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_messages ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_plans ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_runs ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_steps ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_task_logs ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.credit_accounts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.credit_ledger ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.human_requests ENABLE ROW LEVEL SECURITY;
+
+GRANT USAGE ON SCHEMA public TO anon;
+GRANT USAGE ON SCHEMA public TO authenticated;
+GRANT USAGE ON SCHEMA public TO service_role;
+
+REVOKE ALL ON FUNCTION private.advance_runs(p_batch jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.advance_runs(p_batch jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.log_type, p_messages text[], p_metadata jsonb[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) TO service_role;
+
+REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.close_runs(p_run_ids uuid[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_status, p_errors jsonb[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.ensure_personal_account(p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) TO service_role;
+
+REVOKE ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;
+
+REVOKE ALL ON FUNCTION private.guard_run() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.guard_step() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
+
+REVOKE ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;
+
+GRANT SELECT ON TABLE public.agent_runs TO authenticated;
+GRANT SELECT ON TABLE public.agent_runs TO service_role;
+
+REVOKE ALL ON FUNCTION private.lock_my_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.may_hear(p_topic text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.may_hear(p_topic text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.my_account_ids() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.my_account_ids() TO authenticated;
+
+REVOKE ALL ON FUNCTION private.my_role(p_account_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.on_account_created() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.on_user_created() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.queue_run(p_run public.agent_runs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.recall(p_account_id uuid, p_action text, p_key text, p_request jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.run_answer(p_run public.agent_runs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.run_deltas(p_run_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.run_deltas(p_run_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.run_view(p_run_ids uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.run_view(p_run_ids uuid[]) TO service_role;
+
+REVOKE ALL ON FUNCTION private.start_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.start_run(p_run_id uuid, p_revision bigint) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.sweep_runs(p_limit integer, p_now timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.advance_runs(p_batch jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.advance_runs(p_batch jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.control_run(p_run_id uuid, p_action text, p_revision bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.control_run(p_run_id uuid, p_action text, p_revision bigint) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.create_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.create_run(p_request jsonb, p_idempotency_key text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.flush_logs(p_run_ids uuid[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;
+
+REVOKE ALL ON FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
+
+REVOKE ALL ON FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.load_run(p_run_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.load_run(p_run_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.run_deltas(p_run_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.run_deltas(p_run_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.start_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.start_run(p_run_id uuid, p_revision bigint) TO authenticated;
+
+GRANT SELECT ON TABLE public.account_members TO authenticated;
+GRANT SELECT ON TABLE public.account_members TO service_role;
+
+GRANT SELECT ON TABLE public.accounts TO authenticated;
+GRANT SELECT ON TABLE public.accounts TO service_role;
+
+GRANT SELECT ON TABLE public.agent_artifacts TO authenticated;
+GRANT SELECT ON TABLE public.agent_artifacts TO service_role;
+
+GRANT SELECT ON TABLE public.agent_messages TO authenticated;
+GRANT SELECT ON TABLE public.agent_messages TO service_role;
+
+GRANT SELECT ON TABLE public.agent_plans TO authenticated;
+GRANT SELECT ON TABLE public.agent_plans TO service_role;
+
+GRANT SELECT ON TABLE public.agent_steps TO authenticated;
+GRANT SELECT ON TABLE public.agent_steps TO service_role;
+
+GRANT SELECT ON TABLE public.agent_task_logs TO authenticated;
+GRANT SELECT ON TABLE public.agent_task_logs TO service_role;
+
+GRANT SELECT ON TABLE public.credit_accounts TO authenticated;
+GRANT SELECT ON TABLE public.credit_accounts TO service_role;
+
+GRANT SELECT ON TABLE public.credit_ledger TO authenticated;
+GRANT SELECT ON TABLE public.credit_ledger TO service_role;
+
+GRANT SELECT ON TABLE public.human_requests TO authenticated;
+GRANT SELECT ON TABLE public.human_requests TO service_role;
