@@ -56,7 +56,7 @@ class Context:
 
 @dataclass
 class Drive:
-    """One run. `pick` chooses which open step ends next; `broken` holds failures by step key, instead of a performance."""
+    """One run. `pick` chooses which open step ends next; `broken` says by step key which fail unperformed."""
 
     engine: Engine[Any]
     input: JsonObject

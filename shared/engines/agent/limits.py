@@ -32,7 +32,7 @@ class AgentLimits:
     silent_answers: int = 2
     mistakes: int = 5
     output_tokens: int = 8192
-    model_seconds: float = 240.0
+    model_seconds: float = 120.0
     result_characters: int = 16_000
     conversation_characters: int = 240_000
     text_characters: int = 4_000

@@ -16,9 +16,10 @@ from shared.engines.agent.limits import AgentLimits
 from shared.engines.agent.plan import Plan, PlanInvalid, read_plan
 from shared.engines.agent.requests import problem_with_call
 from shared.engines.agent.state import AgentState
-from shared.engines.agent.verdict import Judged, Verdict, judge, question_of, tidy
+from shared.engines.agent.tidying import tidy
+from shared.engines.agent.verdict import Judged, Verdict, judge, question_of
 from shared.llm import prices
-from shared.llm.model import Message, Model, ModelRequest, ModelResponse, Text, ToolCall
+from shared.llm.model import Message, Model, ModelRequest, ModelResponse, OnText, Text, ToolCall
 from shared.llm.model import ToolResult as ResultBlock
 from shared.runs.engine import Done, Failed, HumanRequest, Outcome, StepContext, Waiting
 from shared.runs.models import Artifact, Json, JsonObject, NewLog, NewMessage, Records, Step, StepError
@@ -36,24 +37,25 @@ async def plan(
 ) -> Done:
     """Have a plan written. An unusable one is a result too: its problems are what the planner is told next."""
     began = time.monotonic()
-    response = await model.respond(replace(request, idempotency_key=str(step.effect_key)))
-    facts = _facts(response, model, began)
-    messages = (_user(state.prompt),) if state.plan_calls == 0 else ()
+    response = await _answer(model, request, step)
+    spent = prices.cost(model.name, response.usage)
+    facts = _facts(response, spent, began)
+    messages = (_message(Message.user(state.prompt)),) if state.plan_calls == 0 else ()
     if response.stop_reason == "refusal":
         line = NewLog("warning", "The model declined to plan", facts)
-        return _done({**_output(response), "declined": True}, Records((line,), messages), facts, step)
+        return Done({**_output(response), "declined": True}, Records((line,), messages), spent)
     try:
         written = read_plan(response.json, tools=tools.names, limits=limits)
     except PlanInvalid as invalid:
         cut = response.stop_reason == "max_tokens"
-        found = [prompts.plan_cut(limits.output_tokens)] if cut else [*invalid.problems]
-        line = NewLog("warning", f"The plan cannot be used: {' '.join(found)}", facts)
-        problems: list[Json] = [*found]
+        found: list[Json] = [prompts.plan_cut(limits.output_tokens)] if cut else [*invalid.problems]
+        line = NewLog("warning", f"The plan cannot be used: {' '.join(str(one) for one in found)}", facts)
         text = response.text.strip()[:_REPAIRABLE_CHARACTERS]
-        answer = (_message(Message("assistant", (Text(text),))),) if text else ()
-        return _done({**_output(response), "problems": problems}, Records((line,), (*messages, *answer)), facts, step)
+        if text:
+            messages = (*messages, _message(Message("assistant", (Text(text),))))
+        return Done({**_output(response), "problems": found}, Records((line,), messages), spent)
     records = Records((_planned_line(written, facts),), messages, plans=(written.record(state.plan_reason),))
-    return _done({**_output(response), "phases": len(written.phases)}, records, facts, step)
+    return Done({**_output(response), "phases": len(written.phases)}, records, spent)
 
 
 async def take_turn(
@@ -68,17 +70,18 @@ async def take_turn(
     """Ask for the supervisor's next answer and draw the verdict on it."""
     began = time.monotonic()
     number = state.turns + 1
-    response = await model.respond(replace(request, idempotency_key=str(step.effect_key)), on_text=ctx.delta)
-    message = tidy(response, turn=number)
+    response = await _answer(model, request, step, on_text=ctx.delta)
+    message = response.message
     verdict = judge(
         message,
         stop_reason=response.stop_reason,
         check=lambda call: problem_with_call(call, state, tools),
         limits=limits,
     )
-    facts = {**_facts(response, model, began), "phase": step.phase, "turn": number}
-    records = Records(tuple(_turn_lines(verdict, facts)), (_message(message),) if message.blocks else ())
-    return _done({**_output(response), **verdict.to_json()}, records, facts, step)
+    spent = prices.cost(model.name, response.usage)
+    lines = _turn_lines(verdict, {**_facts(response, spent, began), "phase": step.phase, "turn": number})
+    records = Records(tuple(lines), (_message(message),) if message.blocks else ())
+    return Done({**_output(response), **verdict.to_json()}, records, spent)
 
 
 async def call_tool(state: AgentState, step: Step, tools: ToolRouter, ctx: StepContext) -> Outcome:
@@ -142,17 +145,13 @@ def _files_wanted(arguments: Mapping[str, object], known: list[str]) -> tuple[st
     return tuple(name for name in known if name in arguments.values())
 
 
-def _done(output: JsonObject, records: Records, facts: JsonObject, step: Step) -> Done:
-    # A provider that counts more than it could have been sent is not paid more than was held for the call.
-    return Done(output, records, min(cast("int", facts["credits"]), step.credits_bound))
+async def _answer(model: Model, request: ModelRequest, step: Step, *, on_text: OnText | None = None) -> ModelResponse:
+    keyed = replace(request, idempotency_key=str(step.effect_key))
+    return tidy(await model.respond(keyed, on_text=on_text), number=step.step_no)
 
 
-def _facts(response: ModelResponse, model: Model, began: float) -> JsonObject:
-    return {
-        "model": response.model,
-        "seconds": round(time.monotonic() - began, 3),
-        "credits": prices.cost(model.name, response.usage),
-    }
+def _facts(response: ModelResponse, spent: int, began: float) -> JsonObject:
+    return {"model": response.model, "seconds": round(time.monotonic() - began, 3), "credits": spent}
 
 
 def _output(response: ModelResponse) -> JsonObject:
@@ -199,10 +198,6 @@ def _tool_line(call: ToolCall, result: ToolResult, step: Step, began: float) -> 
             "artifacts": [artifact.name for artifact in result.artifacts],
         },
     )
-
-
-def _user(text: str) -> NewMessage:
-    return _message(Message.user(text))
 
 
 def _to_user(text: str) -> NewMessage:

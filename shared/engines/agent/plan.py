@@ -14,6 +14,7 @@ from shared.engines.agent.limits import AgentLimits
 from shared.llm.model import JsonObject as Schema
 from shared.llm.model import JsonSchema
 from shared.runs.models import Json, JsonObject, NewPlan
+from shared.runs.text import storable
 
 _ID_CHARACTERS = 64
 _TITLE_CHARACTERS = 200
@@ -147,7 +148,7 @@ class _Reader:
             return ""
         if len(text) > longest:
             self.problems.append(f"{where} has a '{key}' of {len(text)} characters; at most {longest} are allowed.")
-        return text.strip()
+        return storable(text.strip())
 
     def texts(self, value: Mapping[str, object], key: str, where: str, longest: int) -> tuple[str, ...]:
         entries = value.get(key, [])
@@ -159,7 +160,7 @@ class _Reader:
             self.problems.append(
                 f"{where} has too much in '{key}': at most {_LIST_ITEMS} texts of {longest} characters are allowed."
             )
-        return tuple(dict.fromkeys(text.strip() for text in texts))
+        return tuple(dict.fromkeys(storable(text.strip()) for text in texts))
 
 
 def _misfits(phases: Sequence[Phase], tools: Sequence[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ The verdict is recorded with the step and never drawn again, so that a run keeps
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from shared.engines.agent import prompts
@@ -21,17 +21,13 @@ from shared.engines.agent.control import (
     read_control,
 )
 from shared.engines.agent.limits import AgentLimits
-from shared.llm.model import Block, Message, ModelResponse, Text, ToolCall
+from shared.llm.model import Message, ToolCall
 from shared.runs.models import JsonObject
 
 Use: TypeAlias = Literal["tool", "ask", "finish", "replan", "refused"]
 Kind: TypeAlias = Literal["calls", "text", "silent", "cut", "declined"]
 Check: TypeAlias = Callable[[ToolCall], str | None]
 """What is wrong with a call of a tool, in words for the model; None if it can be performed."""
-
-_KEPT_CALLS = 32  # more calls in one answer are a runaway and are dropped
-_KEPT_CHARACTERS = 500_000  # of one answer; the longest answers of today's models are shorter
-_DEEPEST = 32  # nesting of arguments; half of what the store takes, for they are stored inside a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,36 +70,6 @@ class Verdict:
                 for call, judged in zip(message.tool_calls, calls, strict=True)
             ),
         )
-
-
-def tidy(response: ModelResponse, *, turn: int) -> Message:
-    """The answer as it is recorded: calls have unique ids, and nothing is too deep, too many or too long to store.
-
-    Some models number every call 1 or give no id at all, and results could not be told apart.
-    """
-    blocks: list[Block] = []
-    seen: set[str] = set()
-    left = _KEPT_CHARACTERS
-    for block in response.blocks:
-        match block:
-            case ToolCall():
-                if len(seen) == _KEPT_CALLS:
-                    continue
-                fresh = block.id if block.id and block.id not in seen else f"call_{turn}_{len(seen)}"
-                seen.add(fresh)
-                kept = replace(_bounded_call(block, left), id=fresh)
-                left -= len(kept.raw_arguments)
-                blocks.append(kept)
-            case Text():
-                text = block.text[:left]
-                left -= len(text)
-                if text.strip():  # providers refuse to be sent blank texts back
-                    blocks.append(Text(text))
-            case _:
-                blocks.append(block)
-    # Thoughts without words or deeds are no turn that a provider takes back.
-    spoke = any(isinstance(block, Text | ToolCall) for block in blocks)
-    return Message("assistant", tuple(blocks) if spoke else ())
 
 
 def judge(message: Message, *, stop_reason: str, check: Check, limits: AgentLimits) -> Verdict:
@@ -153,25 +119,3 @@ def question_of(judged: Judged, limits: AgentLimits) -> AskUser:
 
 def replan_of(judged: Judged, limits: AgentLimits) -> Replan:
     return cast("Replan", read_control(judged.call, limits))
-
-
-def _bounded_call(call: ToolCall, left: int) -> ToolCall:
-    name = call.name[:200]
-    if len(call.raw_arguments) > left or _depth(call.arguments) > _DEEPEST:
-        return replace(call, name=name, arguments=None, raw_arguments=call.raw_arguments[: min(left, 1_000)])
-    return replace(call, name=name)
-
-
-def _depth(value: object) -> int:
-    """Levels of nesting, counted without recursion because the value is a stranger's."""
-    level, here = 0, [value]
-    while here:
-        level += 1
-        inner: list[object] = []
-        for item in here:
-            if isinstance(item, dict):
-                inner += cast("dict[str, object]", item).values()
-            elif isinstance(item, list):
-                inner += cast("list[object]", item)
-        here = inner
-    return level
