@@ -1,0 +1,196 @@
+"""The open steps of one claimed run: which are recorded, which are performed here, and what came of them.
+
+An outcome stays in hand until the advance that carries it has won, so a lost race or a lost reply loses no result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from shared.runs.backoff import backoff_seconds
+from shared.runs.engine import Done, Failed, HumanRequest, Outcome
+from shared.runs.models import Step
+from shared.runs.performer import unknown_outcome
+from shared.runs.status import StepStatus
+from shared.runs.store import FinishStep
+
+Performance = Callable[[Step], Coroutine[Any, Any, Outcome]]
+
+
+class OpenSteps:
+    """Performs steps as tasks and keeps their outcomes. `woken` is set whenever one arrives."""
+
+    def __init__(self, perform: Performance, *, woken: asyncio.Event, parallel: int) -> None:
+        self._perform = perform
+        self._woken = woken
+        self._slots = asyncio.Semaphore(parallel)
+        self._loop = asyncio.get_running_loop()
+        self._recorded: dict[int, Step] = {}
+        self._due_at: dict[int, float] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._outcomes: dict[int, tuple[Step, Outcome]] = {}
+        self._in_hand: dict[int, tuple[Step, Outcome]] = {}  # taken for the advance that is being committed
+        self._returned: dict[int, Step] = {}  # interrupted on purpose: back to pending, which is no failure
+
+    @property
+    def in_flight(self) -> int:
+        """How many steps are being performed here."""
+        return len(self._tasks)
+
+    def waiting(self) -> list[Step]:
+        """The open steps that nobody performs now: backing off, or waiting for a person, a timer, an event."""
+        return [step for number, step in self._recorded.items() if number not in self._tasks]
+
+    def due_in(self, step: Step) -> float:
+        """Seconds until a waiting step is due; infinity until an event."""
+        return self._due_at[step.step_no] - self._loop.time()
+
+    def due(self) -> list[Step]:
+        """Pending steps whose next try is due."""
+        return [step for step in self.waiting() if step.status is StepStatus.PENDING and self.due_in(step) <= 0]
+
+    def adopt(self, recorded: tuple[Step, ...], *, first: bool) -> None:
+        """Take what is recorded for the truth. `first`: right after the claim, when nothing is performed here yet."""
+        self._recorded.clear()
+        self._due_at.clear()
+        for step in recorded:
+            self._hold(step)
+        # A step that ended behind our back (a person answered) needs no task any more.
+        for number in [number for number in self._tasks if number not in self._recorded]:
+            self._tasks.pop(number).cancel()
+        # Outcomes whose advance lost are offered again, unless they are recorded already.
+        in_hand, self._in_hand = self._in_hand, {}
+        for number, (step, outcome) in in_hand.items():
+            now = self._recorded.get(number)
+            if now is not None and now.attempt == step.attempt and _is_performed(now):
+                self._outcomes[number] = (step, outcome)
+        for step in recorded:
+            self._recover(step, first=first)
+
+    def _recover(self, step: Step, *, first: bool) -> None:
+        number = step.step_no
+        if step.status is not StepStatus.RUNNING or number in self._tasks or number in self._outcomes:
+            return
+        if step.waits_for == "timer" and self.due_in(step) <= 0:
+            self._outcomes[number] = (step, Done())
+        elif step.waits_for is not None:
+            return
+        elif first and step.effect == "effectful":
+            self._outcomes[number] = (step, Failed(unknown_outcome(step)))
+        else:
+            # Later under the same lease it never began: only the reply to our own start was lost.
+            self.start(step)
+
+    def start(self, step: Step) -> None:
+        """Perform a step that is recorded as running."""
+        self._hold(step)
+        self._tasks[step.step_no] = self._loop.create_task(self._perform_one(step))
+
+    def restarted(self, step_no: int) -> Step:
+        """The pending step as it stands once its next try is committed."""
+        return replace(self._recorded[step_no], status=StepStatus.RUNNING, waits_for=None)
+
+    async def _perform_one(self, step: Step) -> None:
+        async with self._slots:
+            outcome = await self._perform(step)
+        self._tasks.pop(step.step_no, None)
+        self._outcomes[step.step_no] = (step, outcome)
+        self._woken.set()
+
+    async def interrupt(self, *, give_back: bool = False) -> None:
+        """Cancel what is performed, and wait until it is gone; what finished all the same keeps its outcome.
+
+        With `give_back` the interrupted steps will be performed again elsewhere, so those with effects go on here.
+        """
+        tasks = {
+            number: task
+            for number, task in self._tasks.items()
+            if not (give_back and self._recorded[number].effect == "effectful")
+        }
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for number in tasks:
+            self._tasks.pop(number, None)
+            if give_back and number not in self._outcomes:
+                self._returned[number] = self._recorded[number]
+
+    def take(self) -> list[tuple[Step, FinishStep]]:
+        """What came since the last call, by step number, as it is to be recorded. It is in hand until `committed`."""
+        taken: list[tuple[Step, FinishStep]] = []
+        for number in sorted(self._outcomes):
+            step, outcome = self._in_hand[number] = self._outcomes[number]
+            taken.append((step, _finish(step, outcome)))
+        self._outcomes.clear()
+        taken.extend(
+            (step, FinishStep(number, step.attempt, StepStatus.PENDING, bound=step.credits_bound, available_in=0.0))
+            for number, step in sorted(self._returned.items())
+        )
+        self._returned.clear()
+        for step, finish in taken:
+            self._settle(step, finish)
+        return taken
+
+    def in_hand(self) -> list[FinishStep]:
+        """What was taken and is not committed yet."""
+        return [_finish(step, outcome) for step, outcome in self._in_hand.values()]
+
+    def committed(self) -> None:
+        """The advance that carried what was taken has won, or will never win: forget it."""
+        self._in_hand.clear()
+
+    def _settle(self, step: Step, finish: FinishStep) -> None:
+        if finish.status.ended:
+            self._recorded.pop(step.step_no, None)
+            return
+        again = finish.status is StepStatus.PENDING
+        self._hold(
+            replace(
+                step,
+                status=finish.status,
+                attempt=step.attempt + again,
+                failed_attempts=step.failed_attempts + finish.failed,
+                waits_for=finish.waits_for,
+                due_in_seconds=float("inf") if finish.available_in is None else finish.available_in,
+                credits_bound=step.credits_bound if again else 0,  # a wait has settled what it reserved
+            )
+        )
+
+    def _hold(self, step: Step) -> None:
+        self._recorded[step.step_no] = step
+        self._due_at[step.step_no] = self._loop.time() + step.due_in_seconds
+
+
+def _finish(step: Step, outcome: Outcome) -> FinishStep:
+    """How an outcome is recorded: an end, another try by the step's policy, or a wait."""
+    base = FinishStep(
+        step.step_no,
+        step.attempt,
+        StepStatus.COMPLETED,
+        credits=outcome.credits,
+        bound=step.credits_bound,
+        records=outcome.records,
+    )
+    if isinstance(outcome, Done):
+        return replace(base, output=outcome.output)
+    if isinstance(outcome, Failed):
+        if not outcome.error.retryable or step.failed_attempts + 1 >= step.max_attempts:
+            return replace(base, status=StepStatus.FAILED, error=outcome.error, failed=True)
+        pause = outcome.retry_after_seconds
+        return replace(
+            base,
+            status=StepStatus.PENDING,
+            error=outcome.error,
+            failed=True,
+            available_in=backoff_seconds(step.failed_attempts + 1) if pause is None else pause,
+        )
+    if isinstance(outcome.on, HumanRequest):
+        return replace(base, status=StepStatus.RUNNING, waits_for="human", request=outcome.on)
+    return replace(base, status=StepStatus.RUNNING, waits_for="timer", available_in=outcome.on)
+
+
+def _is_performed(step: Step) -> bool:
+    return step.status is StepStatus.RUNNING and step.waits_for is None
