@@ -1,8 +1,8 @@
 """POST /functions/v1/queue-drain: work off the queue for a while. The project's secret key only.
 
 Claims due runs, advances them, sweeps expired leases and overdue deadlines, and gives back what is unfinished when its
-time is nearly up; another drain goes on from there. Any number may drain at once. Called by a schedule and by nudges,
-with an empty body; answers a tally.
+time is nearly up; another drain goes on from there. It ends early when nothing is due. Any number may drain at once.
+Called by a schedule and by nudges, with an empty body; answers a tally.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from shared.http import Answer, Call, endpoint, serverless
 
 MARGIN_SECONDS = 5.0  # what giving back and answering may take, where the host ends the request by force
-DEFAULT_SECONDS = 50.0  # fits a schedule of a minute and a gateway that waits one
+DEFAULT_SECONDS = 300.0  # a drain starts no step that may outlast it, and a model call may take two minutes
 
 
 class Limits(BaseModel):
