@@ -1,0 +1,28 @@
+"""What the tests of engines on a real database need."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+
+import pytest
+
+from shared.direct_database import DirectDatabase
+from tests.support.model_server import ModelServer
+from tests.support.runs import Person, new_person
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncGenerator[DirectDatabase]:
+    async with DirectDatabase(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+async def person(database_url: str) -> Person:
+    return await new_person(database_url)
+
+
+@pytest.fixture
+def model_server() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server
