@@ -130,9 +130,9 @@ async def test_a_worker_killed_at_any_crash_point_loses_nothing(
     await assert_as_if_nothing_had_happened(database_url, person, run_id)
 
 
-async def test_postgres_restarted_in_mid_run_costs_nothing(tmp_path: Path) -> None:
+async def test_postgres_restarted_in_mid_run_costs_nothing(data_dir: Path) -> None:
     """An immediate stop, as a crash; the worker reconnects and its advance wins late."""
-    server = PostgresServer(tmp_path / "data", settings={**EPHEMERAL_SETTINGS, "fsync": "on"})
+    server = PostgresServer(data_dir, settings={**EPHEMERAL_SETTINGS, "fsync": "on"})
     await asyncio.to_thread(server.start)
     try:
         await apply_platform(server.url)

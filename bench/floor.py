@@ -1,0 +1,99 @@
+"""The bare SQL floor: the same `advance_runs` calls with the batches ready, by one connection, without an engine."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+import orjson
+from psycopg import AsyncConnection
+
+from bench.work import LEASE_SECONDS, STEP_BOUND, STEP_COST, queue_runs
+
+JsonRow = dict[str, object]
+
+
+async def floor(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+    """Seconds for all runs, `at_a_time` of them advancing in step with one another, one call a step of the group."""
+    await queue_runs(url, runs)
+    async with await AsyncConnection.connect(url, autocommit=True, prepare_threshold=None) as connection:
+        start = time.perf_counter()
+        for _ in range(0, runs, at_a_time):
+            await _advance_group(connection, steps=steps, at_a_time=at_a_time)
+        return time.perf_counter() - start
+
+
+async def _advance_group(connection: AsyncConnection, *, steps: int, at_a_time: int) -> None:
+    claimed = await _call(
+        connection, "select public.claim_runs('floor', %s, %s, array['bench'])", at_a_time, LEASE_SECONDS
+    )
+    held = [(view["run"]["id"], view["run"]["lease_id"], view["run"]["revision"]) for view in claimed["runs"]]
+    for number in range(steps + 1):
+        batch = _batch([(run_id, lease_id, revision + number) for run_id, lease_id, revision in held], number, steps)
+        answers = await _call(connection, "select public.advance_runs(%s)", orjson.dumps(batch).decode())
+        assert all(answer["won"] for answer in answers), answers
+
+
+async def _call(connection: AsyncConnection, statement: str, *values: object):
+    row = await (await connection.execute(statement, values)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _batch(held: list[tuple[str, str, int]], number: int, steps: int) -> JsonRow:
+    """Finish step `number` (none at 0) and start the next one (none after the last) of every run."""
+    batch: dict[str, object] = {"v": 1, "lease_seconds": LEASE_SECONDS}
+    first, last = number == 0, number == steps
+    batch["runs"] = [
+        {
+            "run_id": run_id,
+            "lease_id": lease_id,
+            "revision": revision,
+            "status": "executing" if first else "completed" if last else None,
+            "new_steps": int(not last),
+            "completed": not first,
+            "in_flight": 0,
+            "charge": 0 if first else STEP_COST,
+            "released": 0 if first else STEP_BOUND,
+            "wanted": 0 if last else STEP_BOUND,
+            "lines": int(not first),
+        }
+        for run_id, lease_id, revision in held
+    ]
+    if not first:
+        batch["finish"] = [_finish(run_id, number) for run_id, _, _ in held]
+        batch["logs"] = [
+            {"run_id": run_id, "log_type": "info", "message": f"s{number}", "metadata": {}} for run_id, _, _ in held
+        ]
+    if not last:
+        batch["start"] = [_start(run_id, number + 1) for run_id, _, _ in held]
+    return batch
+
+
+def _finish(run_id: str, number: int) -> JsonRow:
+    return {
+        "run_id": run_id,
+        "step_no": number,
+        "attempt": 1,
+        "status": "completed",
+        "output": {"ok": True},
+        "credits": STEP_COST,
+        "failed": False,
+    }
+
+
+def _start(run_id: str, number: int) -> JsonRow:
+    return {
+        "run_id": run_id,
+        "step_no": number,
+        "again": False,
+        "key": f"s{number}",
+        "kind": "noop",
+        "name": f"s{number}",
+        "effect": "pure",
+        "effect_key": str(uuid4()),
+        "input": {},
+        "timeout_seconds": 120,
+        "credits_bound": STEP_BOUND,
+        "max_attempts": 3,
+    }
