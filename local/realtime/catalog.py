@@ -47,7 +47,7 @@ select c.oid::int8 as oid
 from pg_publication_tables p
 join pg_namespace n on n.nspname = p.schemaname
 join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
-where p.pubname = %s and %s in (p.schemaname, '*') and %s in (p.tablename, '*')
+where p.pubname = %s and %s::text in (p.schemaname::text, '*') and %s::text in (p.tablename::text, '*')
 """
 
 

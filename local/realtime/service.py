@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import psycopg
@@ -18,6 +19,8 @@ from local.services import Services
 
 MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
 _MESSAGES = ("realtime", "messages")
+
+_log = logging.getLogger("local.realtime")
 
 
 class Realtime:
@@ -53,9 +56,10 @@ class Realtime:
             await self.changes.subscribe(channel, channel.identity, channel.requests)
         except InvalidFilter as exc:
             channel.system("error", f"Unable to subscribe to changes with given parameters. {exc}")
-        except psycopg.OperationalError:
-            # The stream is lost too then, and when it is back the channel is subscribed again.
-            channel.system("error", "Unable to subscribe to changes: the database is not available")
+        except psycopg.Error as exc:
+            # If the database is away the stream is too, and when it is back the channel is subscribed again.
+            _log.warning("realtime.subscribe_failed topic=%s error=%s", channel.topic, str(exc).strip())
+            channel.system("error", "Unable to subscribe to changes: the database refused or is not available")
         else:
             if channel.closed:
                 self.changes.unsubscribe(channel.requests)

@@ -52,7 +52,8 @@ async def open_stream(database_url: str, publications: Sequence[str]) -> AsyncGe
     )
     try:
         slot = f"realtime_{secrets.token_hex(8)}"
-        create = sql.SQL("create_replication_slot {} temporary logical pgoutput noexport_snapshot")
+        # The grammar of replication commands knows its keywords in capitals only.
+        create = sql.SQL("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT")
         await connection.execute(create.format(sql.Identifier(slot)))
         stream = ChangeStream(connection)
         await stream.start(slot, publications)
@@ -72,7 +73,7 @@ class ChangeStream:
 
     async def start(self, slot: str, publications: Sequence[str]) -> None:
         names = ",".join(f'"{name}"' for name in publications)
-        command = f"start_replication slot \"{slot}\" logical 0/0 (proto_version '1', publication_names '{names}')"
+        command = f"START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 (proto_version '1', publication_names '{names}')"
         self._pgconn.send_query(command.encode())
         while self._pgconn.is_busy():
             await self._readable(CONNECT_SECONDS)
