@@ -30,7 +30,7 @@ from shared.runs.models import LogType
 MAX_SEQ = 2**63 - 1
 
 
-class Question(BaseModel):
+class LogsQuery(BaseModel):
     """Which lines of which run."""
 
     model_config = ConfigDict(extra="forbid")
@@ -50,22 +50,22 @@ class Lines(BaseModel):
     done: bool = Field(description="The run has ended and nothing follows")
 
 
-async def agent_logs(call: Call[Question]) -> Answer:
+async def agent_logs(call: Call[LogsQuery]) -> Answer:
     """Answer with lines, or begin to stream them."""
-    question = call.body
-    source = LogSource(call.database, question.run_id, tuple(question.types))
+    query = call.body
+    source = LogSource(call.database, query.run_id, tuple(query.types))
     head = await source.head()  # refuses an unknown run, before a stream begins too
-    if question.mode == "stream":
+    if query.mode == "stream":
         after = _last_event_id(call.headers.get("last-event-id"))
         limits = Slice.on_host(buffered=call.is_buffered, seconds_left=call.seconds_left())
-        events = LogStream(source, after=question.after if after is None else after, limits=limits).events()
+        events = LogStream(source, after=query.after if after is None else after, limits=limits).events()
         headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-    lines = await source.lines(after=question.after, limit=question.limit)
-    if len(lines) == question.limit:
+    lines = await source.lines(after=query.after, limit=query.limit)
+    if len(lines) == query.limit:
         return 200, Lines(logs=lines, next_after=lines[-1].seq, done=False)
     # Up to the head's seq, read before the lines, there is nothing more but what `types` left out.
-    last = lines[-1].seq if lines else question.after
+    last = lines[-1].seq if lines else query.after
     return 200, Lines(logs=lines, next_after=max(last, head.log_seq), done=head.status.ended)
 
 
@@ -81,7 +81,7 @@ def _last_event_id(value: str | None) -> int | None:
 app = endpoint(
     agent_logs,
     slug="agent-logs",
-    accepts=TypeAdapter(Question),
+    accepts=TypeAdapter(LogsQuery),
     replies={200: Lines},
     methods=("GET",),
     headers={"Last-Event-ID": "mode=stream: the id of the last event that arrived"},

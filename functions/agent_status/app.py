@@ -29,7 +29,7 @@ from shared.runs.status import RunStatus
 Listed = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 
 
-class Question(BaseModel):
+class StatusQuery(BaseModel):
     """Which run, or which runs."""
 
     model_config = ConfigDict(extra="forbid")
@@ -79,17 +79,17 @@ class Runs(BaseModel):
     next_cursor: str | None
 
 
-async def agent_status(call: Call[Question]) -> Answer:
+async def agent_status(call: Call[StatusQuery]) -> Answer:
     """Answer about one run or about many."""
-    question = call.body
-    if question.run_id is None:
+    query = call.body
+    if query.run_id is None:
         return 200, await _history(call)
-    return 200, await _one(call.database, question.run_id, question)
+    return 200, await _one(call.database, query.run_id, query)
 
 
-async def _one(database: RestDatabase, run_id: UUID, question: Question) -> Status:
-    includes = list(dict.fromkeys(question.include))
-    pages_of = (page_of_run(database, name, run_id, limit=question.limit, cursor=question.cursor) for name in includes)
+async def _one(database: RestDatabase, run_id: UUID, query: StatusQuery) -> Status:
+    includes = list(dict.fromkeys(query.include))
+    pages_of = (page_of_run(database, name, run_id, limit=query.limit, cursor=query.cursor) for name in includes)
     rows, questions, pages = await asyncio.gather(
         database.rows(database.table("agent_runs").select(views.Run.COLUMNS).eq("id", str(run_id))),
         _open_questions(database, [run_id]),
@@ -101,18 +101,18 @@ async def _one(database: RestDatabase, run_id: UUID, question: Question) -> Stat
     return Status.model_construct(run=views.Run.from_row(rows[0], questions=questions), **shown)
 
 
-async def _history(call: Call[Question]) -> Runs:
-    question = call.body
-    if question.agent_id is not None:
-        raise NotFound(f"Agent {str(question.agent_id)!r} does not exist")
+async def _history(call: Call[StatusQuery]) -> Runs:
+    query = call.body
+    if query.agent_id is not None:
+        raise NotFound(f"Agent {str(query.agent_id)!r} does not exist")
     history = History(
-        account_id=question.account_id or call.user.user_id,  # the personal account has its user's id
-        statuses=question.status,
-        engine=question.engine,
-        created_after=question.created_after,
-        created_before=question.created_before,
+        account_id=query.account_id or call.user.user_id,  # the personal account has its user's id
+        statuses=query.status,
+        engine=query.engine,
+        created_after=query.created_after,
+        created_before=query.created_before,
     )
-    rows, cursor = await page_of_runs(call.database, history, limit=question.limit, cursor=question.cursor)
+    rows, cursor = await page_of_runs(call.database, history, limit=query.limit, cursor=query.cursor)
     asking = [UUID(cast("str", row["id"])) for row in rows if row["finished_at"] is None]
     questions = await _open_questions(call.database, asking) if asking else []
     return Runs(
@@ -131,7 +131,7 @@ async def _open_questions(database: RestDatabase, run_ids: list[UUID]) -> list[J
 app = endpoint(
     agent_status,
     slug="agent-status",
-    accepts=TypeAdapter(Question),
+    accepts=TypeAdapter(StatusQuery),
     replies={200: Status | Runs},
     methods=("GET", "POST"),
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
+from supabase import FunctionsHttpError
 
 from shared.runs.status import RunStatus
 from tests.functions.visitor import PROMPT, Visitor
+from tests.support.stack import Stack
 
 
 async def test_create_makes_a_run_that_waits_for_its_start(owner: Visitor):
@@ -224,3 +226,23 @@ async def test_creating_in_an_account_of_others_is_forbidden(owner: Visitor, str
     response = await stranger.post("agent-execute", {"action": "create", "prompt": PROMPT, "account_id": account_id})
 
     assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+
+async def test_the_official_client_invokes_it(stack: Stack):
+    person = await stack.sign_up()
+    body = {"action": "create", "prompt": PROMPT, "options": {"autostart": True}}
+
+    answer = await person.client.functions.invoke(
+        "agent-execute", {"body": body, "headers": {"Idempotency-Key": "once"}, "responseType": "json"}
+    )
+
+    assert answer["status"] == "queued"
+
+
+async def test_the_official_client_gets_the_status_of_an_error(stack: Stack):
+    person = await stack.sign_up()
+
+    with pytest.raises(FunctionsHttpError) as refusal:
+        await person.client.functions.invoke("agent-execute", {"body": {"action": "launch"}})
+
+    assert refusal.value.status == 400

@@ -61,9 +61,7 @@ async def test_a_service_key_is_refused_where_users_belong(http, stack: Stack, m
     assert (response.status_code, response.json()["code"]) == (403, "forbidden")
 
 
-async def test_a_service_token_signed_as_users_tokens_are_is_refused(
-    stack: Stack, visitor: Callable[[str], Visitor]
-):
+async def test_a_service_token_signed_as_users_tokens_are_is_refused(stack: Stack, visitor: Callable[[str], Visitor]):
     token = stack.keys.sign_jwt(claims(stack, role="service_role"))
 
     assert (await visitor(token).post("agent-status")).status_code == 403

@@ -34,7 +34,9 @@ class Visitor:
 
     async def get(self, slug: str, headers: Mapping[str, str] | None = None, **query: object) -> httpx.Response:
         return await self.http.get(
-            f"/functions/v1/{slug}", params=query, headers={**self.headers, **(headers or {})}  # type: ignore[arg-type]
+            f"/functions/v1/{slug}",
+            params=query,
+            headers={**self.headers, **(headers or {})},  # type: ignore[arg-type]
         )
 
     async def create(self, **options: object) -> dict[str, Any]:
