@@ -1,8 +1,8 @@
 """`python -m bench`: durable steps a second beside the bare SQL floor, on one server, in turn.
 
-The floor is the same `advance_runs` over the same rows by one bare psycopg connection that has its batches ready: no engine,
-no runner, no decisions. Everything that production has is on in both: broadcast, ledger, guard trigger, publication with a
-consumer of two logical slots, synchronous commit.
+The floor is the same `advance_runs` over the same rows by one bare psycopg connection that has its batches ready: no
+engine, no runner, no decisions. Everything that production has is on in both: broadcast, ledger, guard trigger,
+publication with a consumer of two logical slots, synchronous commit.
 """
 
 from __future__ import annotations

@@ -345,7 +345,7 @@ async def test_out_of_credits_pauses_with_a_line_and_goes_on_after_a_grant(
     await work_off(database, engine)
 
     assert (paused["status"], paused["credits_spent"]) == ("paused", 900_000)
-    assert "Out of credits" in [line for line in await log_lines(database_url, run_id) if line[1] == "warning"][0][2]
+    assert "Out of credits" in next(line[2] for line in await log_lines(database_url, run_id) if line[1] == "warning")
     row = await run_row(database_url, run_id)
     assert (row["status"], row["credits_spent"]) == ("completed", 1_800_000)
 

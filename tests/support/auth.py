@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import psycopg
 from httpx import Response
+from supabase import AsyncClient
 from supabase_auth.types import Session
 
-from supabase import AsyncClient
 from tests.support.stack import PASSWORD, Stack
 
 

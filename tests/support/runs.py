@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
-
 from psycopg import AsyncConnection
 
 from shared.runs.models import RunId
@@ -126,7 +125,8 @@ async def assert_books_balance(url: str, account_id: UUID) -> None:
     """Every ledger transfer is in the account's row, and open runs hold what the account says is held."""
     rows = await _all(
         url,
-        "select (select coalesce(sum(amount) filter (where credit = b), 0) - coalesce(sum(amount) filter (where debit = b), 0)"
+        "select (select coalesce(sum(amount) filter (where credit = b), 0)"
+        " - coalesce(sum(amount) filter (where debit = b), 0)"
         " from public.credit_ledger l where l.account_id = %s) from unnest(array['available', 'held', 'spent']) b",
         account_id,
     )

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from supabase_auth.types import Session
 
 from local.config import StackConfig
 from local.gateway import build_gateway
 from local.keys import Keys
 from local.server import listening, serving
-from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 PASSWORD = "correct horse battery"
 
