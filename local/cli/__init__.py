@@ -1,4 +1,4 @@
-"""The console command `runbase`. It holds no logic of its own: each command reads its options and calls what does it."""
+"""The console command `runbase`. Each command reads its options and calls what does the work."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ _log = logging.getLogger("runbase.dev")
 def dev(port: int, db_port: int, data_dir: Path, env_file: Path | None, *, ephemeral: bool) -> None:
     """Keep a stack and a worker up until SIGINT or SIGTERM.
 
-    URLs and keys go to standard output, as `supabase status -o env` prints them; logs go to standard error. Functions and
-    worker are loaded anew when code changes.
+    URLs and keys go to standard output, as `supabase status -o env` prints them; logs go to standard error. Functions
+    and worker are loaded anew when code changes.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("watchfiles").setLevel(logging.WARNING)

@@ -26,8 +26,8 @@ COMMANDS = {
     "worker": "Drive runs until told to stop.",
 }
 EXIT_CODES = (
-    "Exit codes: 0 it worked; 1 it failed, and one sentence says why; 2 the options are wrong, or it was refused before "
-    "it began; 130 it was interrupted."
+    "Exit codes: 0 it worked; 1 it failed, and one sentence says why; 2 the options are wrong, or it was refused "
+    "before it began; 130 it was interrupted."
 )
 
 
@@ -71,7 +71,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     try:
-        result: object = cli.main(args=None if arguments is None else [*arguments], prog_name="runbase", standalone_mode=False)
+        result: object = cli.main(
+            args=None if arguments is None else [*arguments], prog_name="runbase", standalone_mode=False
+        )
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -88,5 +90,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(sentence: str) -> int:
-    print(f"runbase: {sentence}", file=sys.stderr)
+    print(f"Error: {sentence}", file=sys.stderr)
     return 1

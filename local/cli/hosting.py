@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from local.cli.entry import Interrupted
 from local.cli.signals import stop_event
 from local.config import StackConfig
+from local.errors import StackError
 from local.server import WATCH_SECONDS, RunningStack, running_stack
 
 _log = logging.getLogger("runbase.stack")
@@ -16,9 +18,17 @@ _log = logging.getLogger("runbase.stack")
 
 @asynccontextmanager
 async def hosted_stack(config: StackConfig) -> AsyncGenerator[tuple[RunningStack, asyncio.Event]]:
-    """Hold a stack while the block runs; the event is set when a signal asks to stop."""
+    """Hold a stack while the block runs; the event is set when a signal asks to stop.
+
+    Starting and stopping are never broken off, so nothing is left running.
+    """
     with stop_event() as stop:
-        async with running_stack(config) as stack:
+        async with AsyncExitStack() as cleanup:
+            try:
+                stack = await cleanup.enter_async_context(running_stack(config))
+            except StackError as error:
+                # Ctrl-C goes to initdb and pg_ctl too, and they give up.
+                raise Interrupted if stop.is_set() else error from error
             keeping = asyncio.create_task(_keep_up(stack))
             try:
                 yield stack, stop

@@ -21,8 +21,20 @@ def stack_options(command: Callable[P, R]) -> Callable[P, R]:
     """Where a stack listens and keeps its data."""
     for option in (
         data_dir_option,
-        click.option("--db-port", type=_PORT, default=_DEFAULT.db_port, show_default=True, help="Port of PostgreSQL; 0 takes a free one."),
-        click.option("--port", type=_PORT, default=_DEFAULT.port, show_default=True, help="Port of the gateway; 0 takes a free one."),
+        click.option(
+            "--db-port",
+            type=_PORT,
+            default=_DEFAULT.db_port,
+            show_default=True,
+            help="Port of PostgreSQL; 0 takes a free one.",
+        ),
+        click.option(
+            "--port",
+            type=_PORT,
+            default=_DEFAULT.port,
+            show_default=True,
+            help="Port of the gateway; 0 takes a free one.",
+        ),
     ):
         command = option(command)
     return command

@@ -33,7 +33,9 @@ def stack(context: click.Context, port: int, db_port: int, data_dir: Path, *, ep
 @stack_options
 def start(port: int, db_port: int, data_dir: Path) -> None:
     """Start it in the background, unless it runs."""
-    click.echo(background.status_env(background.start(StackConfig(port=port, db_port=db_port, data_dir=data_dir))), nl=False)
+    click.echo(
+        background.status_env(background.start(StackConfig(port=port, db_port=db_port, data_dir=data_dir))), nl=False
+    )
 
 
 @stack.command()

@@ -33,8 +33,8 @@ _CONNECT_SECONDS = 10
 def worker(db_url: str, concurrency: int, log_format: logs.Format, *, until_stdin_closes: bool) -> None:
     """Claim runs and drive them until SIGINT or SIGTERM.
 
-    On the way out it commits what its steps have done and gives its runs back, for any other worker to go on at once. The
-    model is chosen by RUNBASE_LLM or ANTHROPIC_API_KEY (docs/models.md); without either, agents play a recording.
+    On the way out it commits what its steps have done and gives its runs back, for any other worker to go on at once.
+    The model is chosen by RUNBASE_LLM or ANTHROPIC_API_KEY (docs/models.md); without either, agents play a recording.
     """
     logs.configure(form=log_format)
     asyncio.run(_work(db_url, concurrency, until_stdin_closes=until_stdin_closes))
