@@ -209,3 +209,12 @@ async def test_the_gateways_own_parameters_are_no_unknown_fields(owner: Visitor)
 
 async def test_a_path_below_the_function_is_the_function(owner: Visitor):
     assert (await owner.get("agent-status/anything/below")).status_code == 200
+
+
+@pytest.mark.parametrize("depth", [150, 900])
+async def test_a_response_nested_deeply_is_stored_or_refused_and_never_a_fault(owner: Visitor, depth: int):
+    raw = b'{"action": "respond", "run_id": "%s", "response": %s}' % (RUN.encode(), b"[" * depth + b"]" * depth)
+
+    response = await owner.send("agent-execute", raw)
+
+    assert response.status_code in {400, 404}, response.text
