@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, LiteralString, Protocol, cast
 
 import orjson
 import psycopg
@@ -28,6 +30,11 @@ from local.services import Pool
 
 PUBLICATION = "supabase_realtime"
 CHECKS_AT_ONCE = 4  # connections that one batch may use
+VISIBLE_SECONDS, VISIBLE_RETRY_SECONDS = 5.0, 0.001
+_SNAPSHOT: LiteralString = """
+select pg_snapshot_xmax(s)::text::int8, array(select x::text::int8 from pg_snapshot_xip(s) as x)
+from pg_current_snapshot() as s
+"""
 
 _log = logging.getLogger("local.realtime")
 _ids = itertools.count(1)  # clients take 0 for "no id"
@@ -199,6 +206,11 @@ class ChangeFeed:
                     asked[identity][change.relation.oid].append((position, change))
                 else:
                     batch.visible.add((position, identity))  # to be told that they may not read it
+        if not asked:
+            return
+        await self._await_visible(
+            {change.xid for by_table in asked.values() for rows in by_table.values() for _, change in rows}
+        )
         slots = asyncio.Semaphore(CHECKS_AT_ONCE)
 
         async def check(identity: Identity, by_table: Iterable[list[tuple[int, Change]]]) -> None:
@@ -206,6 +218,23 @@ class ChangeFeed:
                 await self._look(identity, by_table, batch)
 
         await asyncio.gather(*(check(identity, by_table.values()) for identity, by_table in asked.items()))
+
+    async def _await_visible(self, xids: AbstractSet[int]) -> None:
+        """Wait until new snapshots see these transactions.
+
+        A commit is in the log, and so here, a moment before the server shows its rows to others. Looked up in that
+        moment they would seem to be hidden by a policy.
+        """
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while True:
+            async with self._admin_pool.connection() as connection:
+                row = await (await connection.execute(_SNAPSHOT)).fetchone()
+            if row is None or not any(_in_progress(xid, row[0], row[1]) for xid in xids):
+                return
+            if time.monotonic() > deadline:
+                _log.warning("realtime.commit_not_visible xids=%s", sorted(xids))
+                return
+            await asyncio.sleep(VISIBLE_RETRY_SECONDS)
 
     async def _look(self, identity: Identity, by_table: Iterable[list[tuple[int, Change]]], batch: _Batch) -> None:
         try:
@@ -265,6 +294,13 @@ def _payload(change: Change, table: Table, reader: Reader, select: tuple[str, ..
     if select is not None:
         columns = columns & {*select, *(column.name for column in table.primary_key)}
     return change_payload(change, table, columns)
+
+
+def _in_progress(xid: int, xmax: int, running: Collection[int]) -> bool:
+    """Whether a snapshot, which counts transactions in 64 bits, takes the 32-bit xid for unfinished."""
+    distance = (xid - xmax) & 0xFFFFFFFF
+    full = xmax + distance - (1 << 32 if distance >= 1 << 31 else 0)
+    return full >= xmax or full in running
 
 
 def _can_look_up(table: Table, reader: Reader) -> bool:

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Literal
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's
-_BEGIN = struct.Struct("!qqi")  # final LSN, commit time in microseconds, xid
+_BEGIN = struct.Struct("!qqI")  # final LSN, commit time in microseconds, xid
 _KEY_COLUMN = 1  # flag: the column is part of the replica identity
 
 
@@ -60,6 +60,7 @@ class Change:
     kind: Literal["INSERT", "UPDATE", "DELETE"]
     relation: Relation
     committed_at: datetime
+    xid: int  # 32 bits, as the log has it
     new: Row | None = None
     old: Row | None = None
 
@@ -70,6 +71,7 @@ class Decoder:
 
     _relations: dict[int, Relation] = field(default_factory=dict[int, Relation])
     _committed_at: datetime = _EPOCH
+    _xid: int = 0
 
     def feed(self, message: bytes) -> Change | None:
         """Take the next message; return the change if it is one.
@@ -87,7 +89,7 @@ class Decoder:
                 case b"D":
                     return self._delete(reader)
                 case b"B":
-                    _lsn, microseconds, _xid = _BEGIN.unpack_from(message, 1)
+                    _lsn, microseconds, self._xid = _BEGIN.unpack_from(message, 1)
                     self._committed_at = _EPOCH + timedelta(microseconds=microseconds)
                 case b"R":
                     relation = _relation(reader)
@@ -103,7 +105,7 @@ class Decoder:
     def _insert(self, reader: _Reader) -> Change:
         relation = self._relations[reader.int32()]
         reader.byte()  # always 'N'
-        return Change("INSERT", relation, self._committed_at, new=_row(reader, relation))
+        return Change("INSERT", relation, self._committed_at, self._xid, new=_row(reader, relation))
 
     def _update(self, reader: _Reader) -> Change:
         relation = self._relations[reader.int32()]
@@ -111,11 +113,11 @@ class Decoder:
         if kind in {b"K", b"O"}:
             old = _old_row(reader, relation, kind)
             reader.byte()
-        return Change("UPDATE", relation, self._committed_at, new=_row(reader, relation), old=old)
+        return Change("UPDATE", relation, self._committed_at, self._xid, new=_row(reader, relation), old=old)
 
     def _delete(self, reader: _Reader) -> Change:
         relation = self._relations[reader.int32()]
-        return Change("DELETE", relation, self._committed_at, old=_old_row(reader, relation, reader.byte()))
+        return Change("DELETE", relation, self._committed_at, self._xid, old=_old_row(reader, relation, reader.byte()))
 
 
 @dataclass(slots=True)
