@@ -2,16 +2,20 @@
 
 Claims due runs, advances them, sweeps expired leases and overdue deadlines, and gives back what is unfinished when its
 time is nearly up; another drain goes on from there. It ends early when nothing is due. Any number may drain at once.
-Called by a schedule and by nudges, with an empty body; answers a tally.
+Called by a schedule and by nudges, with an empty body; answers a tally. On Lambda it may also be invoked without HTTP, by a
+schedule or another function: IAM has then decided who may.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.http import Answer, Call, endpoint, serverless
+from shared.http.serverless import Event
+from shared.settings import current_settings
 
 MARGIN_SECONDS = 5.0  # what giving back and answering may take, where the host ends the request by force
 DEFAULT_SECONDS = 300.0  # a drain starts no step that may outlast it, and a model call may take two minutes
@@ -53,4 +57,25 @@ app = endpoint(
     replies={200: Tally},
     callers="service",
 )
-handler = serverless(app)
+_http = serverless(app)
+
+
+def handler(event: Event, context: Any) -> dict[str, Any]:
+    """Lambda's entry: an HTTP event as it is; any other invocation as the service's own request."""
+    return _http(event if "requestContext" in event else _own_request(), context)
+
+
+def _own_request() -> Event:
+    key = current_settings().secret_keys[0]
+    return {
+        "version": "2.0",
+        "rawPath": "/queue-drain",
+        "rawQueryString": "",
+        "headers": {"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"},
+        "requestContext": {
+            "http": {"method": "POST", "path": "/queue-drain", "sourceIp": "127.0.0.1"},
+            "stage": "$default",
+        },
+        "body": "{}",
+        "isBase64Encoded": False,
+    }

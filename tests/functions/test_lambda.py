@@ -106,3 +106,9 @@ async def test_queue_drain_answers_its_tally(service: Visitor):
     answer = await invoke(queue_drain, event("POST", "queue-drain", service))
 
     assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"claimed": 0, "left": {}, "swept": 0})
+
+
+async def test_a_schedule_drains_by_iam_without_http(service: Visitor):
+    answer = await invoke(queue_drain, {"version": "0", "source": "aws.events", "detail-type": "Scheduled Event"})
+
+    assert (answer["statusCode"], json.loads(answer["body"])) == (200, {"claimed": 0, "left": {}, "swept": 0})
