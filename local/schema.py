@@ -18,7 +18,8 @@ from local.server import running_stack
 SCHEMAS = ("public", "private")
 # The session's settings, and what pg_dump says about each object and about itself.
 _NOISE = re.compile(
-    r"^(--\n-- (Name|PostgreSQL database dump).*\n--|-- Dumped .*|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restrict .*)\n",
+    r"^(--\n-- (Name|PostgreSQL database dump).*\n--|-- Dumped .*"
+    r"|SET .*|SELECT pg_catalog\.set_config.*|\\(un)?restrict .*)\n",
     re.MULTILINE,
 )
 _HEAD = "-- The schema that supabase/migrations make, written by scripts/schema. Not to be edited, nor to be applied.\n"

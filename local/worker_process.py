@@ -18,7 +18,9 @@ STOP_SECONDS = 10.0
 class WorkerProcess:
     """Start, stop and restart `runbase worker`. `log` gets what it prints; None is our own standard error."""
 
-    def __init__(self, database_url: str, *, env: Mapping[str, str] | None = None, log: IO[bytes] | None = None) -> None:
+    def __init__(
+        self, database_url: str, *, env: Mapping[str, str] | None = None, log: IO[bytes] | None = None
+    ) -> None:
         self._env = {**os.environ, **(env or {}), "SUPABASE_DB_URL": database_url}
         self._log = log if log is not None else sys.stderr.buffer
         self._process: asyncio.subprocess.Process | None = None

@@ -36,7 +36,7 @@ def main() -> int:
         try:
             _make_environment()
             _install(",".join(sorted(extras)))
-        except SetupFailed as failure:
+        except SetupError as failure:
             print(f"The set-up failed: {failure}", file=sys.stderr)
             return 1
         STAMP.write_text(json.dumps({"of": _fingerprint(), "extras": sorted(extras)}))
@@ -44,7 +44,7 @@ def main() -> int:
     return 0
 
 
-class SetupFailed(Exception):
+class SetupError(Exception):
     """The message is for the person at the terminal."""
 
 
@@ -78,12 +78,14 @@ def _installed() -> set[str]:
 
 def _make_environment() -> None:
     STAMP.unlink(missing_ok=True)
-    if PYTHON.exists() and _run(PYTHON, "-c", f"import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"):
+    if PYTHON.exists() and _run(
+        PYTHON, "-c", f"import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    ):
         return
     try:
         venv.create(VENV, with_pip=True, clear=True, symlinks=True)
     except subprocess.CalledProcessError as error:
-        raise SetupFailed(
+        raise SetupError(
             "this Python cannot make virtual environments; on Debian and Ubuntu, install python3-venv."
         ) from error
 
@@ -98,12 +100,14 @@ def _install(extras: str) -> None:
     print("Installing with pip instead ...", file=sys.stderr, flush=True)
     command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *target]
     if subprocess.run(command, check=False).returncode != 0:
-        raise SetupFailed("pip could not install the packages, for the reason above.")
+        raise SetupError("pip could not install the packages, for the reason above.")
 
 
 def _index() -> dict[str, str]:
     """Where pip looks for packages, if that was set, for uv to look there too."""
-    shown = subprocess.run([PYTHON, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [PYTHON, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
+    )
     index = os.environ.get("PIP_INDEX_URL") or shown.stdout.strip()
     return {"UV_DEFAULT_INDEX": index} if index else {}
 

@@ -22,22 +22,22 @@ def demo_stack() -> Generator[StackConfig]:
     the same time gets a temporary place.
     """
     usual = StackConfig()
-    free = replace(usual, port=_free_or_any(usual.port), db_port=_free_or_any(usual.db_port))
     home = usual.data_dir / "demo"
-    home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home / "demo.lock")
+    usual.data_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(usual.data_dir / "demo.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        yield replace(free, ephemeral=True)
+        yield replace(usual, port=0, db_port=0, ephemeral=True)
         return
-    config = replace(free, data_dir=home)
+    port, db_port = _free_or_any(usual.port), _free_or_any(usual.db_port)
+    config = replace(usual, port=port, db_port=db_port, data_dir=home)
     try:
         background.stop(config)
-        shutil.rmtree(home / "postgres", ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
         yield config
-        shutil.rmtree(home / "postgres", ignore_errors=True)
     finally:
+        shutil.rmtree(home, ignore_errors=True)
         lock.release()
 
 

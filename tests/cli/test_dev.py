@@ -1,0 +1,116 @@
+"""`runbase dev` and `runbase stack`: what they print, what they serve, and that they go without a trace."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.cli.runbase import runbase, running, servers_over
+
+PORTS = ("--port", "0", "--db-port", "0")
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    # Not below pytest's folder: that is closed, time and again, to the user that PostgreSQL runs as under root.
+    with tempfile.TemporaryDirectory(prefix="runbase-cli-") as folder:
+        yield Path(folder) / "data"
+
+
+def execute(values: dict[str, str], **body: object) -> httpx.Response:
+    """Sign somebody up and call agent-execute for them, knowing no more than what was printed."""
+    key = {"apikey": values["PUBLISHABLE_KEY"]}
+    person = {"email": "someone@example.com", "password": "correct horse battery"}
+    token = httpx.post(f"{values['API_URL']}/auth/v1/signup", headers=key, json=person).json()["access_token"]
+    headers = {**key, "authorization": f"Bearer {token}"}
+    return httpx.post(f"{values['FUNCTIONS_URL']}/agent-execute", headers=headers, json=body)
+
+
+def test_dev_prints_what_a_frontend_needs_drives_runs_and_leaves_nothing(tmp_path, data_dir):
+    with running(tmp_path, "dev", *PORTS, "--data-dir", data_dir) as dev:
+        dev.until(lambda: "SERVICE_ROLE_KEY" in dev.out)
+        values = dev.values()
+        answer = execute(values, action="create", prompt="Hello", options={"autostart": True})
+        assert answer.status_code == 201
+        headers = {"apikey": values["SECRET_KEY"]}
+        run = {"select": "status", "id": f"eq.{answer.json()['run_id']}"}
+        runs = f"{values['REST_URL']}/agent_runs"
+        dev.until(lambda: httpx.get(runs, headers=headers, params=run).json() == [{"status": "completed"}])
+        workers = dev.family()
+        assert dev.signal(signal.SIGTERM) == 0
+        assert not any(worker.is_running() for worker in workers)
+        assert "Traceback" not in dev.err
+    assert not servers_over(data_dir)
+
+
+def test_dev_starts_a_worker_again_that_was_killed(tmp_path, data_dir):
+    def worker() -> psutil.Process | None:
+        return next((process for process in dev.family() if "worker" in process.cmdline()), None)
+
+    with running(tmp_path, "dev", *PORTS, "--data-dir", data_dir) as dev:
+        dev.until(lambda: dev.err.count("worker.started") == 1)
+        worker().kill()
+        dev.until(lambda: dev.err.count("worker.started") == 2)
+        assert dev.signal(signal.SIGINT) == 0
+
+
+def test_a_worker_ends_with_the_dev_that_was_killed(tmp_path, data_dir):
+    with running(tmp_path, "dev", *PORTS, "--data-dir", data_dir) as dev:
+        dev.until(lambda: "worker.started" in dev.err)
+        workers = dev.family()
+        assert workers
+        dev.process.kill()
+        assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert runbase("stack", "stop", "--data-dir", data_dir).stdout == "Stopped.\n"
+    assert not servers_over(data_dir)
+
+
+def test_an_env_file_reaches_the_worker_but_cannot_move_the_stack(tmp_path, data_dir):
+    env_file = tmp_path / "env"
+    env_file.write_text("# a model\nRUNBASE_LLM='scripted:demo'\nSUPABASE_URL=http://elsewhere.example\n")
+    with running(tmp_path, "dev", *PORTS, "--data-dir", data_dir, "--env-file", env_file) as dev:
+        dev.until(lambda: "worker.started" in dev.err)
+        assert "SUPABASE_URL" in dev.err
+        assert "worker.no_model" not in dev.err
+        assert execute(dev.values(), action="create", prompt="Hello").status_code == 201
+        assert dev.signal(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("name", ["dev", "stack"])
+def test_a_taken_port_is_one_sentence(data_dir, name):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = runbase(name, "--port", str(port), "--db-port", "0", "--data-dir", data_dir)
+    assert ended.returncode == 1
+    assert ended.stderr == f"Error: Port {port} for the gateway is taken by another program.\n"
+
+
+def test_an_ephemeral_stack_in_the_foreground_keeps_nothing(tmp_path, data_dir):
+    with running(tmp_path, "stack", *PORTS, "--ephemeral", "--data-dir", data_dir) as stack:
+        stack.until(lambda: "SERVICE_ROLE_KEY" in stack.out)
+        assert httpx.get(f"{stack.values()['API_URL']}/health").status_code == 200
+        assert stack.signal(signal.SIGINT) == 0
+    assert not data_dir.exists()
+
+
+def test_a_stack_in_the_background_is_started_shown_reset_and_stopped(data_dir):
+    where = ("--data-dir", data_dir)
+    assert runbase("stack", "status", *where).returncode == 1
+    started = runbase("stack", "start", *PORTS, *where)
+    try:
+        assert started.returncode == 0, started.stderr
+        assert runbase("stack", "status", *where).stdout == started.stdout
+        assert runbase("stack", "reset", *where).returncode == 130  # nobody is there to confirm
+        assert runbase("stack", "status", *where).returncode == 0
+        assert runbase("stack", "reset", "--yes", *where).returncode == 0
+    finally:
+        stopped = runbase("stack", "stop", *where)
+    assert stopped.stdout == "Nothing was running.\n"
+    assert not (data_dir / "postgres").exists()
