@@ -6,6 +6,7 @@ The session acts as service_role, so the database grants it no more than the ser
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Self, cast
 
@@ -19,6 +20,7 @@ from shared.errors import AppError, DatabaseUnavailable, error_for
 from shared.runs.models import Json
 
 CONNECT_SECONDS = 5.0  # how long a call waits for a connection before it says that the database is away
+CALL_SECONDS = 30.0  # how long a call may take; a half-open connection would otherwise hang it for hours
 
 
 def _dumps(value: Json) -> bytes:
@@ -43,6 +45,9 @@ class DirectDatabase:
                 "autocommit": True,
                 "prepare_threshold": None,
                 "application_name": "runbase",
+                "connect_timeout": 5,
+                "keepalives_idle": 10,
+                "tcp_user_timeout": 20_000,  # milliseconds
                 "options": "-c role=service_role",  # whoever logs in lays down his own rights
             },
         )
@@ -66,9 +71,11 @@ class DirectDatabase:
         statement = self._statement(function, tuple(arguments))
         values = {name: _adapt(value) for name, value in arguments.items()}
         try:
-            async with self._pool.connection() as connection:
+            async with asyncio.timeout(CALL_SECONDS), self._pool.connection() as connection:
                 cursor = await connection.execute(statement, values)
                 row = await cursor.fetchone()
+        except TimeoutError as error:
+            raise DatabaseUnavailable(f"{function!r} took longer than {CALL_SECONDS:g} seconds") from error
         except psycopg.Error as error:
             raise _translated(error, function) from error
         return None if row is None else cast("Json", row[0])

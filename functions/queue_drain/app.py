@@ -2,8 +2,8 @@
 
 Claims due runs, advances them, sweeps expired leases and overdue deadlines, and gives back what is unfinished when its
 time is nearly up; another drain goes on from there. It ends early when nothing is due. Any number may drain at once.
-Called by a schedule and by nudges, with an empty body; answers a tally. On Lambda it may also be invoked without HTTP, by a
-schedule or another function: IAM has then decided who may.
+Called by a schedule and by nudges, with an empty body; answers a tally. On Lambda it may also be invoked without HTTP,
+by a schedule or another function: IAM has then decided who may.
 """
 
 from __future__ import annotations

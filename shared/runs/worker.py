@@ -86,33 +86,46 @@ class Worker:
         self._next_due: float | None = None
         self._until = float("inf")
         self._failures = 0
+        self._broken: BaseException | None = None
 
     async def run(self, *, seconds: float | None = None, until_idle: bool = False) -> None:
         """Work until `stop`, until `seconds` are nearly up, or (`until_idle`) until nothing is due.
 
         On the way out every held run is committed as far as it came and given back.
+
+        Raises:
+            AppError: the database refuses to let this worker work at all (a wrong key, a missing function).
         """
         loop = asyncio.get_running_loop()
         if seconds is not None:
             self._until = loop.time() + seconds
         # The advancer outlives the executions: their last words go through it.
-        advancing = loop.create_task(self._advancer.serve())
         helpers = [
-            loop.create_task(self._beat()),
-            loop.create_task(self._tick()),
-            loop.create_task(self._wake.serve(self._woken)),
+            loop.create_task(helping)
+            for helping in (self._advancer.serve(), self._beat(), self._tick(), self._wake.serve(self._woken))
         ]
+        for helper in helpers:
+            helper.add_done_callback(self._helper_ended)
         try:
             await self._claim_while_open(until_idle=until_idle)
             for execution in self._executions.values():
                 execution.signal(give_back=True)
-            while self._tasks:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            while self._tasks and self._broken is None:
+                await asyncio.wait({*self._tasks, *helpers}, return_when=asyncio.FIRST_COMPLETED)
             await self._tick_once()
         finally:
-            for task in (*self._tasks, *helpers, advancing):
+            ending = [*self._tasks, *helpers]
+            for task in ending:
                 task.cancel()
-            await asyncio.gather(*self._tasks, *helpers, advancing, return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
+        if self._broken is not None:
+            raise self._broken
+
+    def _helper_ended(self, helper: asyncio.Task[None]) -> None:
+        """A worker whose heartbeat or advancer died holds leases it cannot keep: it ends, loudly."""
+        if not helper.cancelled() and helper.exception() is not None:
+            self._broken = helper.exception()
+            self.stop()
 
     def stop(self) -> None:
         """Claim no more and give back what is held; `run` returns when that is done."""

@@ -5,6 +5,7 @@
 -- Lock order everywhere: run rows by id, then credit accounts by id.
 
 -- The tail of log lines that was not broadcast yet, one message a run. p_from_seqs are the last seqs sent before.
+-- Realtime refuses messages over 256 KB, so a tail is cut at 150 KB: a client sees the gap in seq and asks agent-logs.
 -- realtime.send turns its own failures into warnings, so a broken Realtime never blocks a run.
 create function private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[])
   returns void language plpgsql security definer set search_path = '' as $$
@@ -18,7 +19,11 @@ begin
     select coalesce(jsonb_agg(jsonb_build_object(
       'seq', l.seq, 'log_type', l.log_type, 'message', l.message, 'metadata', l.metadata, 'created_at', l.created_at
     ) order by l.seq), '[]') as lines
-    from public.agent_task_logs l where l.run_id = r.id and l.seq > tail.from_seq
+    from (
+      select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
+      from public.agent_task_logs t where t.run_id = r.id and t.seq > tail.from_seq
+    ) l
+    where l.bytes <= 150000
   ) lines;
 end $$;
 

@@ -701,3 +701,23 @@ async def _listens(url: str) -> bool:
             " and datname = current_database()"
         )
         return await cursor.fetchone() is not None
+
+
+async def test_a_worker_whose_heartbeat_dies_ends_loudly_and_gives_up_its_runs(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    """It could not keep its leases: better no worker than one that works in vain."""
+    run_id = await person.queue()
+
+    class Broken(RunStore):
+        async def heartbeat(self, *args: Any, **options: Any) -> Any:
+            raise MemoryError("the heartbeat has a bug")
+
+    worker = Worker(Broken(database), {"list": ListEngine(steps(1), forever)}, options=QUICK)
+    with pytest.raises(MemoryError):
+        await worker.run()
+
+    async with connect(database_url) as connection:
+        await shift_clock(connection, seconds=16)
+    await work_off(database, ListEngine(steps(1)))
+    assert (await run_row(database_url, run_id))["status"] == "completed"
