@@ -1,12 +1,10 @@
-"""Where the demo's stack lives: an empty database each time, on the usual ports if they are free."""
+"""Where the demo's stack lives: an empty database each time, on free ports, so that it is in nobody's way."""
 
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
@@ -21,17 +19,15 @@ def demo_stack() -> Generator[StackConfig]:
     It has a fixed place, so that a demo finds and stops the database server of one that was killed. A second demo at
     the same time gets a temporary place.
     """
-    usual = StackConfig()
-    home = usual.data_dir / "demo"
-    usual.data_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(usual.data_dir / "demo.lock")
+    folder = StackConfig().data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    home, lock = folder / "demo", FileLock(folder / "demo.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        yield replace(usual, port=0, db_port=0, ephemeral=True)
+        yield StackConfig(port=0, db_port=0, ephemeral=True)
         return
-    port, db_port = _free_or_any(usual.port), _free_or_any(usual.db_port)
-    config = replace(usual, port=port, db_port=db_port, data_dir=home)
+    config = StackConfig(port=0, db_port=0, data_dir=home)
     try:
         background.stop(config)
         shutil.rmtree(home, ignore_errors=True)
@@ -39,14 +35,3 @@ def demo_stack() -> Generator[StackConfig]:
     finally:
         shutil.rmtree(home, ignore_errors=True)
         lock.release()
-
-
-def _free_or_any(port: int) -> int:
-    """The port if nobody listens there, else 0, which takes a free one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return 0
-    return port
