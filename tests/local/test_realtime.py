@@ -61,9 +61,8 @@ async def test_a_rolled_back_row_is_never_seen(stack: Stack) -> None:
     owner = await stack.sign_up()
     _, heard = await watch(owner.client)
 
-    async with administrator(stack) as connection:
-        async with connection.transaction(force_rollback=True):
-            await connection.execute("insert into notes (owner, body) values (%s, 'undone')", [owner.user_id])
+    async with administrator(stack) as connection, connection.transaction(force_rollback=True):
+        await connection.execute("insert into notes (owner, body) values (%s, 'undone')", [owner.user_id])
     await write_notes(stack, owner.user_id, "done")
     await until(lambda: heard.changes)
 

@@ -48,6 +48,31 @@ async def answer(connection: websockets.ClientConnection, ref: str) -> dict[str,
                 return frame["payload"]
 
 
+async def receive_all(connection: websockets.ClientConnection) -> None:
+    """Read until the connection ends, which raises."""
+    while True:
+        await connection.recv()
+
+
+async def write_until(stack: Stack, owner: str, enough: asyncio.Event) -> list[str]:
+    """Write notes whose commits wait for a standby as soon as the server has heard that there is one."""
+    written: list[str] = []
+    async with administrator(stack) as connection:
+        await connection.execute("set synchronous_commit = on")
+        while not enough.is_set():
+            written.append(f"note {len(written)}")
+            await connection.execute("insert into notes (owner, body) values (%s, %s)", [owner, written[-1]])
+    return written
+
+
+async def seen_in_activity(connection: psycopg.AsyncConnection[Any], condition: str) -> None:
+    """Return when a session does what the condition says."""
+    async with asyncio.timeout(15):
+        query = f"select from pg_stat_activity where pid <> pg_backend_pid() and {condition}"
+        while not (await connection.execute(query.encode())).rowcount:
+            continue
+
+
 def slots(database_url: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         return connection.execute("select slot_name, temporary from pg_replication_slots").fetchall()
@@ -55,7 +80,7 @@ def slots(database_url: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("immediate", [False, True])
 async def test_channels_are_told_of_a_restart_of_the_database_and_go_on_after_it(
-    tmp_path: Path, immediate: bool
+    tmp_path: Path, *, immediate: bool
 ) -> None:
     config = StackConfig(port=0, db_port=0, data_dir=tmp_path, ephemeral=True)
     async with running_stack(config) as running:
@@ -83,6 +108,36 @@ async def test_channels_are_told_of_a_restart_of_the_database_and_go_on_after_it
         assert [message["event"] for message in topic.broadcasts] == ["after"]
         assert len(slots(running.database_url)) == 1
         await stack.close()
+
+
+async def test_a_row_that_reaches_the_log_before_it_is_visible_is_waited_for(tmp_path: Path) -> None:
+    """A commit that waits for a standby is in the log already, and hidden from everybody until the wait ends."""
+    config = StackConfig(port=0, db_port=0, data_dir=tmp_path, ephemeral=True)
+    async with running_stack(config) as running:
+        stack = Stack(running.config, running.database_url)
+        async with administrator(stack) as connection:
+            await connection.execute(NOTES)
+            owner = await stack.sign_up()
+            _, heard = await watch(owner.client)
+            await connection.execute("alter system set synchronous_standby_names = 'nobody'")
+            await connection.execute("select pg_reload_conf()")
+            enough = asyncio.Event()
+            commits = asyncio.create_task(write_until(stack, owner.user_id, enough))
+            waits = "wait_event = 'SyncRep' and state_change < clock_timestamp() - interval '100 ms'"
+            await seen_in_activity(connection, waits)
+            enough.set()
+            # Realtime has the row now, and asks again and again whether its transaction is over.
+            looks = "query ~ 'pg_current_snapshot' and query_start > clock_timestamp() - interval '10 ms'"
+            await seen_in_activity(connection, f"{looks} and exists (select from pg_stat_activity where {waits})")
+            await connection.execute("set synchronous_commit = local")
+            await connection.execute("insert into notes (owner, body) values (%s, 'last')", [owner.user_id])
+            await connection.execute("alter system reset synchronous_standby_names")
+            await connection.execute("select pg_reload_conf()")
+            written = await commits
+        await until(lambda: "last" in heard.bodies)
+        await stack.close()
+
+    assert heard.bodies == [*written, "last"]
 
 
 async def test_a_cut_replication_connection_is_made_anew_with_a_new_slot(stack: Stack) -> None:
@@ -129,8 +184,7 @@ async def test_a_reader_that_is_too_slow_is_dropped_and_holds_up_nobody(
                 )
         await until(lambda: len(heard.broadcasts) == 60)
         with pytest.raises(websockets.ConnectionClosed):
-            while True:
-                await slow.recv()
+            await receive_all(slow)
 
     assert len(heard.broadcasts) == 60
 
