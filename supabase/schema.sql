@@ -363,7 +363,11 @@ begin
     select coalesce(jsonb_agg(jsonb_build_object(
       'seq', l.seq, 'log_type', l.log_type, 'message', l.message, 'metadata', l.metadata, 'created_at', l.created_at
     ) order by l.seq), '[]') as lines
-    from public.agent_task_logs l where l.run_id = r.id and l.seq > tail.from_seq
+    from (
+      select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
+      from public.agent_task_logs t where t.run_id = r.id and t.seq > tail.from_seq
+    ) l
+    where l.bytes <= 150000
   ) lines;
 end $$;
 
