@@ -6,23 +6,27 @@ silently not sent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import orjson
+import psycopg
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from local.realtime.authorization import Identity, Refused, identify
+from local.realtime.authorization import Refused, identify
 from local.realtime.protocol import Broadcast
 from local.realtime.service import Realtime
 from local.realtime.socket import serve_socket
 from local.services import Part, Services
 
 LARGEST_BODY = 3 * 1024 * 1024
+
+_log = logging.getLogger("local.realtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +77,18 @@ async def _answer(realtime: Realtime, request: Request, parse: Parse) -> Respons
     except ValueError as exc:
         return JSONResponse({"errors": {"messages": [str(exc)]}}, 422)
     headers = dict(request.headers)
-    for letter in letters:
-        if not letter.private or await _may_send(realtime, identity, letter.topic, headers):
-            realtime.hub.publish(letter.topic, letter.broadcast, private=letter.private)
+    try:
+        allowed = [
+            letter
+            for letter in letters
+            if not letter.private or await realtime.authorizer.may_write(identity, letter.topic, "broadcast", headers)
+        ]
+    except psycopg.Error as exc:
+        _log.warning("realtime.authorization_failed error=%s", str(exc).strip())
+        return JSONResponse({"error": "The policies of the topic could not be checked"}, 503)
+    for letter in allowed:
+        realtime.hub.publish(letter.topic, letter.broadcast, private=letter.private)
     return Response(status_code=202)
-
-
-async def _may_send(realtime: Realtime, identity: Identity, topic: str, headers: dict[str, str]) -> bool:
-    return await realtime.authorizer.may_write(identity, topic, "broadcast", headers)
 
 
 def _batch(_request: Request, body: bytes) -> list[_Letter]:

@@ -27,6 +27,11 @@ class Outlet(Protocol):
     @property
     def version(self) -> Version: ...
 
+    @property
+    def backlog(self) -> int:
+        """Bytes queued and not yet sent."""
+        ...
+
     def send(self, frame: Frame) -> None:
         """Queue a frame. Never waits; a socket that reads too slowly is dropped instead."""
         ...

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 import psycopg
@@ -18,6 +20,8 @@ from local.realtime.protocol import Broadcast
 from local.services import Services
 
 MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
+PAUSE_BYTES = 128 * 1024  # backlog of a socket that is worth waiting for; it is dropped at 1 MB
+LONGEST_PAUSE_SECONDS = 0.1
 _MESSAGES = ("realtime", "messages")
 
 _log = logging.getLogger("local.realtime")
@@ -73,6 +77,19 @@ class Realtime:
             else:
                 rows.append(change)
         await self.changes.deliver(rows)
+        await self._let_sockets_send()
+
+    async def _let_sockets_send(self) -> None:
+        """Wait a moment for full sockets, so that a burst of rows does not look like a slow reader.
+
+        One that really does not read holds the others up for that moment, and only until it is dropped.
+        """
+        deadline = time.monotonic() + LONGEST_PAUSE_SECONDS
+        while self._is_backed_up() and time.monotonic() < deadline:  # noqa: ASYNC110 - sockets tell nobody
+            await asyncio.sleep(0.001)
+
+    def _is_backed_up(self) -> bool:
+        return any(channel.outlet.backlog > PAUSE_BYTES for channel in self.hub)
 
     def _broadcast(self, row: Row | None) -> None:
         """Say what a transaction said by `realtime.send`."""

@@ -51,6 +51,10 @@ class _Socket:
         self._filled = asyncio.Event()
         self._overflown = asyncio.Event()
 
+    @property
+    def backlog(self) -> int:
+        return self._queued
+
     def send(self, frame: Frame) -> None:
         if self._overflown.is_set():
             return
@@ -58,6 +62,7 @@ class _Socket:
             _log.warning("realtime.socket_dropped queued_bytes=%d", self._queued)
             self._overflown.set()
             self._queue.clear()
+            self._queued = 0
             return
         self._queue.append(frame)
         self._queued += len(frame)

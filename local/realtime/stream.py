@@ -21,7 +21,7 @@ from local.realtime.pgoutput import Change, Decoder, PgoutputError
 
 CONNECT_SECONDS = 5
 REPORT_SECONDS = 10.0  # how often the server is told what was received; it gives up after 60 s
-BATCH_CHANGES = 1000  # so that one huge transaction is delivered in parts and not held in memory
+BATCH_CHANGES = 250  # so that one huge transaction is delivered in parts and not held in memory
 
 _POSTGRES_EPOCH = 946_684_800  # seconds from 1970 to 2000
 _DATA = struct.Struct("!qqq")  # start of the message in the log, end of the log, send time

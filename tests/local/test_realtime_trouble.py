@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 import websockets
@@ -307,3 +308,26 @@ async def test_stored_messages_are_replayed_to_a_private_listener_that_asks(stac
 
     assert [message["payload"]["n"] for message in messages] == [2, 3, 4]
     assert all(message["meta"]["replayed"] for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("", b'{"messages": [{"topic": "t", "event": "e", "payload": {}}]}', 202),
+        ("", b'{"messages": [{"topic": "t", "event": "e"}]}', 422),
+        ("", b'{"messages": 1}', 422),
+        ("", b"not json", 422),
+        ("/t/events/e", b"not json", 422),
+        ("/a%2Fb/events/e%20f", b"[1]", 202),
+    ],
+)
+async def test_an_http_broadcast_is_accepted_or_said_to_be_wrong(
+    stack: Stack, path: str, body: bytes, status: int
+) -> None:
+    async with httpx.AsyncClient(base_url=stack.url) as http:
+        url, json_type = f"/realtime/v1/api/broadcast{path}", {"content-type": "application/json"}
+        accepted = await http.post(url, content=body, headers={"apikey": stack.anon_key, **json_type})
+        refused = await http.post(url, content=body, headers={"authorization": "Bearer nonsense", **json_type})
+
+    assert accepted.status_code == status
+    assert refused.status_code == 401
