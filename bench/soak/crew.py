@@ -16,8 +16,8 @@ from local.config import PROJECT_DIR
 
 WATCH_SECONDS = 0.2
 STOP_SECONDS = 20.0
-# Our events are dotted names; what a library warns of (a lost connection) is not counted, its errors are.
-_LOG_LINE = re.compile(r"^\S+ \S+ (?:(WARNING) (\w+\.\w+)(?= |$)|(ERROR|CRITICAL) (.{1,80}))")
+# Our events are dotted names. What a library warns of (a lost connection) is not counted, but its errors are.
+_LOG_LINE = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) (?:(\w+\.\w+)(?= |$)|(?<!WARNING )(.{1,80}))")
 
 
 class Crew:
@@ -31,6 +31,7 @@ class Crew:
         self._log_path = log
         self._log: IO[bytes] = log.open("ab")
         self._processes: list[Process | None] = [None] * count
+        self._changing = asyncio.Lock()
 
     async def start(self) -> None:
         for slot in range(len(self._processes)):
@@ -39,25 +40,29 @@ class Crew:
     async def watch(self) -> None:
         """Replace what ends by itself, until cancelled."""
         while True:
-            for slot, process in enumerate(self._processes):
-                if process is not None and process.returncode is not None:
-                    self.ended_alone.append(process.returncode)
-                    self._processes[slot] = await self._spawn()
+            async with self._changing:
+                for slot, process in enumerate(self._processes):
+                    if process is not None and process.returncode is not None:
+                        self.ended_alone.append(process.returncode)
+                        self._processes[slot] = await self._spawn()
             await asyncio.sleep(WATCH_SECONDS)
 
     async def kill_one(self, chance: random.Random) -> None:
         """SIGKILL one of them at random and start another in its place."""
         slot = chance.randrange(len(self._processes))
-        process, self._processes[slot] = self._processes[slot], None
-        if process is not None:
+        async with self._changing:
+            process = self._processes[slot]
+            if process is None:
+                return  # all are stopped
             await _killed(process)
             self.killed += 1
-        self._processes[slot] = await self._spawn()
+            self._processes[slot] = await self._spawn()
 
     async def stop(self) -> list[int]:
         """End all in order, by force what does not; their exit codes."""
-        processes = [process for process in self._processes if process is not None]
-        self._processes = [None] * len(self._processes)
+        async with self._changing:
+            processes = [process for process in self._processes if process is not None]
+            self._processes = [None] * len(self._processes)
         for process in processes:
             if process.returncode is None:
                 process.terminate()
@@ -68,15 +73,15 @@ class Crew:
             pass  # the exit code says so
         finally:
             for process in processes:
-                await asyncio.shield(_killed(process))
-        self._log.close()
+                await _killed(process)
+            self._log.close()
         return [process.returncode or 0 for process in processes]
 
     def said(self) -> Counter[tuple[str, str]]:
         """How often each (level, event) stands in the log of all of them."""
         with self._log_path.open(errors="replace") as lines:
             found = [match.groups() for match in map(_LOG_LINE.match, lines) if match]
-        return Counter((warning or error, event or text) for warning, event, error, text in found)
+        return Counter((level, event or text) for level, event, text in found)
 
     async def _spawn(self) -> Process:
         return await asyncio.create_subprocess_exec(

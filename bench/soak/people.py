@@ -11,6 +11,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
@@ -33,22 +34,29 @@ _NO_CREDITS: Final = "RUN10"
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class Told:
+    """What people had acknowledged: runs, answers by question, and replies that cannot be right."""
+
+    created: dict[UUID, RunPlan] = field(default_factory=dict)
+    answered: dict[UUID, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
 class People:
     """The load, and what everybody was told."""
 
-    def __init__(self, pool: AsyncConnectionPool, crowd: list[Person], *, chance: random.Random) -> None:
-        self.created: dict[UUID, RunPlan] = {}
-        self.answered: dict[UUID, str] = {}
-        """Acknowledged answers by question."""
-        self.wrong: list[str] = []
-        """Replies that contradict an earlier reply."""
+    def __init__(self, pool: AsyncConnectionPool, crowd: list[Person], *, seed: int) -> None:
+        self.told = Told()
         self.tally: Counter[str] = Counter()
         self.open_runs = 0
         self.longest_overdue = 0.0
         """Seconds that a dead worker's run stood still at most, beyond its lease."""
         self._pool = pool
         self._crowd = crowd
-        self._chance = chance
+        # Chances of their own: the order of replies must not change which runs come next.
+        self._plans = random.Random(f"{seed} plans")
+        self._habits = random.Random(f"{seed} habits")
         self._playing: set[asyncio.Task[None]] = set()
 
     async def start_runs(self, *, rate: float) -> None:
@@ -61,7 +69,7 @@ class People:
             if self.open_runs + len(self._playing) >= BACKLOG:
                 self.tally["starts held back"] += 1
                 continue
-            task = asyncio.create_task(self._play(draw(self._chance), self._chance.choice(self._crowd)))
+            task = asyncio.create_task(self._play(draw(self._plans), self._plans.choice(self._crowd)))
             self._playing.add(task)
             task.add_done_callback(self._played)
 
@@ -100,26 +108,26 @@ class People:
     def _note(self, error: BaseException | None) -> None:
         """A refusal that nobody expected is a finding, and the others go on."""
         if isinstance(error, psycopg.Error):
-            self.wrong.append(f"a call was answered by {type(error).__name__}: {error}")
+            self.told.wrong.append(f"a call was answered by {type(error).__name__}: {error}")
         elif error is not None:
             raise error
 
     async def _play(self, plan: RunPlan, person: Person) -> None:
-        account_id = self._chance.choice(person.accounts)
+        account_id = self._habits.choice(person.accounts)
         request = json.dumps({
             "engine": "soak", "input": plan.to_json(), "account_id": str(account_id), "autostart": True,
             "timeout_seconds": plan.timeout_seconds,
         })  # fmt: skip
         key = str(uuid4())
         run_id = await self._create(person.id, account_id, request, key)
-        self.created[run_id] = plan
-        if self._chance.random() < TWICE:
+        self.told.created[run_id] = plan
+        if self._habits.random() < TWICE:
             self.tally["creates delivered twice"] += 1
             again = await self._create(person.id, account_id, request, key)
             if again != run_id:
-                self.wrong.append(f"the key of run {run_id} answered another run {again}")
+                self.told.wrong.append(f"the key of run {run_id} answered another run {again}")
         if plan.kind in ("stopped", "paused"):
-            await asyncio.sleep(self._chance.uniform(0.0, 2.0))
+            await asyncio.sleep(self._habits.uniform(0.0, 2.0))
             action = "stop" if plan.kind == "stopped" else "pause"
             if await self._may("control_run", person.id, run_id, action) is not None:
                 self.tally[f"{action}s"] += 1
@@ -138,9 +146,9 @@ class People:
 
     async def _answer(self, request_id: UUID, run_id: UUID, user_id: UUID) -> None:
         response = f"yes to {request_id}"
-        for _ in range(1 + (self._chance.random() < TWICE)):
+        for _ in range(1 + (self._habits.random() < TWICE)):
             if await self._may("respond_run", user_id, run_id, json.dumps(response), request_id, str(request_id)):
-                self.answered[request_id] = response
+                self.told.answered[request_id] = response
 
     async def _resume(self, run_id: UUID, user_id: UUID, account_id: UUID, available: int) -> None:
         if available < LITTLE:

@@ -6,7 +6,7 @@ import random
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
 from shared.runs.models import Effect, Json, JsonObject, NewStep
 
@@ -88,8 +88,13 @@ class RunPlan:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> RunPlan:
-        steps = tuple(PlannedStep(**step) for step in value["steps"])  # type: ignore[attr-defined]
-        return cls(value["kind"], value["seed"], value["width"], steps)  # type: ignore[arg-type]
+        steps = cast("list[dict[str, Any]]", value["steps"])
+        return cls(
+            cast("Kind", value["kind"]),
+            cast("int", value["seed"]),
+            cast("int", value["width"]),
+            tuple(PlannedStep(**step) for step in steps),
+        )
 
     @property
     def timeout_seconds(self) -> int:

@@ -7,11 +7,12 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -26,7 +27,7 @@ from bench.soak.report import Faults, Load, show
 from bench.soak.verify import Verdict, verify
 from local.cli.signals import stop_event
 from local.config import PROJECT_DIR
-from local.postgres import PostgresServer
+from local.postgres import PostgresError, PostgresServer
 from local.server import listening, prepare_database, serving
 
 DRAIN_SECONDS = 120.0
@@ -49,7 +50,7 @@ class Options:
 
 
 class CutShort(Exception):  # noqa: N818 - says what happened
-    """A second signal came before everything had ended, so nothing can be said."""
+    """A signal came before there was anything to end, or a second one before everything had: nothing can be said."""
 
 
 async def soak(options: Options, console: Console) -> int:
@@ -58,7 +59,7 @@ async def soak(options: Options, console: Console) -> int:
     The first SIGINT or SIGTERM ends the load early; everything is drained and verified all the same.
 
     Raises:
-        CutShort: the second one came.
+        CutShort: it came before the server was up, or a second one came.
     """
     with stop_event() as stop:
         async with AsyncExitStack() as cleanup:
@@ -67,7 +68,12 @@ async def soak(options: Options, console: Console) -> int:
             directory.chmod(0o755)  # noqa: ASYNC240 - PostgreSQL runs as another user where we are root
             server = PostgresServer(directory / "data", settings=DURABLE)
             cleanup.push_async_callback(asyncio.to_thread, server.stop, immediate=True)
-            await asyncio.to_thread(server.start)
+            try:
+                await asyncio.to_thread(server.start)
+            except PostgresError:
+                if stop.is_set():  # the terminal's Ctrl-C reaches initdb, too
+                    raise CutShort from None
+                raise
             await prepare_database(server.url, PROJECT_DIR / "supabase" / "migrations")
             return await _Session(options, console, stop, server, directory).run()
 
@@ -85,7 +91,7 @@ class _Session:
         self._outages = Outages(server)
 
     async def run(self) -> int:
-        options, chance = self._options, random.Random(self._options.seed)
+        options = self._options
         crowd = await gather_crowd(self._server.url)
         async with AsyncExitStack() as cleanup:
             listener = cleanup.enter_context(listening("127.0.0.1", 0))
@@ -94,44 +100,39 @@ class _Session:
             pool = AsyncConnectionPool(self._server.url, min_size=2, max_size=8, timeout=5, open=False)
             await cleanup.enter_async_context(pool)
             logs = options.log_dir or self._directory
-            people = People(pool, crowd, chance=chance)
+            people = People(pool, crowd, seed=options.seed)
             arguments = [self._server.url, outside_url]
             workers = Crew("bench.soak.worker", arguments, count=options.workers, log=logs / "workers.log")
             readers = Crew("bench.consumer", arguments[:1], count=1, log=logs / "readers.log")
             for crew in (readers, workers):
                 cleanup.push_async_callback(crew.stop)
                 await crew.start()
-            async with _tasks(readers.watch(), workers.watch(), people.attend(), people.observe()) as _:
-                load_began = datetime.now(UTC)
-                seconds = await self._load(people, workers, chance)
-                load_ended = datetime.now(UTC)
-                drain_seconds = await self._drain(people)
+            async with _tasks(readers.watch(), workers.watch(), people.attend(), people.observe()):
+                times = [datetime.now(UTC)]
+                for phase in (self._load(people, workers), self._drain(people)):
+                    await phase
+                    times.append(datetime.now(UTC))
             codes = await workers.stop()
             await readers.stop()
-        return await asyncio.to_thread(
-            self._account, people, workers, codes, (load_began, load_ended), seconds, drain_seconds
-        )
+        return await asyncio.to_thread(self._account, people, workers, codes, times)
 
-    async def _load(self, people: People, workers: Crew, chance: random.Random) -> float:
-        """Start runs and make faults until the time is over or somebody wants it to be; seconds it took."""
+    async def _load(self, people: People, workers: Crew) -> None:
+        """Start runs and make faults until the time is over or somebody wants it to be."""
         options, began = self._options, time.monotonic()
         work = [people.start_runs(rate=options.rate), self._tell(people, workers, began)]
-        # Faults draw from chances of their own, so that a slower machine draws the same runs.
         if options.kill_every > 0:
-            killing = random.Random(chance.random())
+            killing = random.Random(f"{options.seed} kills")
             work.append(kill_workers(workers, every=options.kill_every, chance=killing))
         if options.restart_every > 0:
-            crashing = random.Random(chance.random())
+            crashing = random.Random(f"{options.seed} crashes")
             work.append(self._outages.make(every=options.restart_every, chance=crashing))
         async with _tasks(*work) as running:
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait([stopping, *running], timeout=options.seconds, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-        return time.monotonic() - began
 
-    async def _drain(self, people: People) -> float:
-        """Until every run has ended, without faults; seconds it took. Gives up after `DRAIN_SECONDS`."""
-        began = time.monotonic()
+    async def _drain(self, people: People) -> None:
+        """Until every run has ended, without faults. Gives up after `DRAIN_SECONDS`."""
         self._console.print("Draining ...")
         self._stop.clear()
         draining = asyncio.create_task(self._drained(people))
@@ -144,7 +145,6 @@ class _Session:
             for task in (draining, stopping):
                 task.cancel()
             await asyncio.gather(draining, stopping, return_exceptions=True)
-        return time.monotonic() - began
 
     async def _drained(self, people: People) -> None:
         await self._outages.over()
@@ -155,24 +155,17 @@ class _Session:
     async def _tell(self, people: People, workers: Crew, began: float) -> None:
         while True:
             await asyncio.sleep(TELL_SECONDS)
-            self._console.print(
-                f"{time.monotonic() - began:5.0f} s  {len(people.created):,} runs started, {people.open_runs:,} open;"
-                f" {workers.killed} kills, {len(self._outages.seconds)} crashes of PostgreSQL"
-            )
+            runs = f"{len(people.told.created):,} runs started, {people.open_runs:,} open"
+            faults = f"{workers.killed} kills, {len(self._outages.seconds)} crashes of PostgreSQL"
+            self._console.print(f"{time.monotonic() - began:5.0f} s  {runs}; {faults}")
 
-    def _account(
-        self,
-        people: People,
-        workers: Crew,
-        codes: list[int],
-        under_load: tuple[datetime, datetime],
-        seconds: float,
-        drain_seconds: float,
-    ) -> int:
+    def _account(self, people: People, workers: Crew, codes: list[int], times: list[datetime]) -> int:
+        """Verify and report. `times`: when the load began and ended, and when everything was drained."""
+        began, ended, drained = times
         said = workers.said()
         with psycopg.connect(self._server.url, autocommit=True) as connection:
-            account = verify(connection, people, self._outside.calls)
-            row = connection.execute(_DONE, {"began": under_load[0], "ended": under_load[1]}).fetchone()
+            account = verify(connection, people.told, self._outside.calls)
+            row = connection.execute(_DONE, {"began": began, "ended": ended}).fetchone()
         assert row is not None
         errors = [f"{count} x {event}" for (level, event), count in said.items() if level != "WARNING"]
         ends = [f"a worker ended by itself with {code}" for code in workers.ended_alone]
@@ -180,7 +173,13 @@ class _Session:
         account.verdicts.append(
             Verdict("No worker logged an error or ended unasked", workers.killed + len(codes), errors + ends)
         )
-        load = Load(seconds, started=row[0], ended=row[1], steps=row[2], drain_seconds=drain_seconds)
+        load = Load(
+            (ended - began).total_seconds(),
+            started=row[0],
+            ended=row[1],
+            steps=row[2],
+            drain_seconds=(drained - ended).total_seconds(),
+        )
         faults = Faults(workers.killed, self._outages.seconds, people.longest_overdue, said)
         show(self._console, load, faults, account, people.tally)
         return account.lost
@@ -194,9 +193,9 @@ _DONE = """
 
 
 @asynccontextmanager
-async def _tasks(*work: object) -> AsyncGenerator[list[asyncio.Task[None]]]:
+async def _tasks(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[list[asyncio.Task[None]]]:
     """Run these beside the block and cancel them after it. What failed among them is raised."""
-    tasks = [asyncio.create_task(one) for one in work]  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(one) for one in work]
     try:
         yield tasks
     finally:

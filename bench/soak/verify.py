@@ -12,7 +12,7 @@ from psycopg import Connection
 
 from bench.soak.invariants import INVARIANTS
 from bench.soak.outside import Calls
-from bench.soak.people import People
+from bench.soak.people import Told
 from bench.soak.plan import ENDS, GIVES_A_VALUE, REFUSED, RunPlan, value_of
 from shared.runs.performer import OUTCOME_UNKNOWN
 
@@ -40,7 +40,7 @@ class Account:
         return sum(len(verdict.broken) for verdict in self.verdicts)
 
 
-def verify(connection: Connection, people: People, calls: Mapping[UUID, Calls]) -> Account:
+def verify(connection: Connection, told: Told, calls: Mapping[UUID, Calls]) -> Account:
     """Check every promise. The database is at rest."""
     verdicts = [
         Verdict(
@@ -53,12 +53,12 @@ def verify(connection: Connection, people: People, calls: Mapping[UUID, Calls]) 
     runs = {row[0]: row[1:] for row in connection.execute("select id, status::text, output, error from agent_runs")}
     steps = [_Step(*row) for row in connection.execute(_STEPS)]
     verdicts += [
-        _acknowledged_runs(people, runs),
-        _acknowledged_answers(connection, people),
-        _ends(people.created, runs, steps),
-        _results(people.created, steps),
+        _acknowledged_runs(told, runs),
+        _acknowledged_answers(connection, told),
+        _ends(told.created, runs, steps),
+        _results(told.created, steps),
         _effects(steps, calls),
-        Verdict("No reply contradicted another, and none was an error", len(people.created), people.wrong),
+        Verdict("No reply contradicted another, and none was an error", len(told.created), told.wrong),
     ]
     account = Account(verdicts, Counter(row[0] for row in runs.values()))
     account.figures = _figures(connection, steps, calls)
@@ -86,13 +86,13 @@ _STEPS = """
 """
 
 
-def _acknowledged_runs(people: People, runs: Mapping[UUID, Any]) -> Verdict:
-    lost = [f"run {run_id} was acknowledged and is not there" for run_id in people.created.keys() - runs.keys()]
-    lost += [f"run {run_id} is there and nobody was told of it" for run_id in runs.keys() - people.created.keys()]
-    return Verdict("Every run that a person was told of is there, and no other", len(people.created), lost)
+def _acknowledged_runs(told: Told, runs: Mapping[UUID, Any]) -> Verdict:
+    lost = [f"run {run_id} was acknowledged and is not there" for run_id in told.created.keys() - runs.keys()]
+    lost += [f"run {run_id} is there and nobody was told of it" for run_id in runs.keys() - told.created.keys()]
+    return Verdict("Every run that a person was told of is there, and no other", len(told.created), lost)
 
 
-def _acknowledged_answers(connection: Connection, people: People) -> Verdict:
+def _acknowledged_answers(connection: Connection, told: Told) -> Verdict:
     rows = connection.execute(
         "select q.id, q.response #>> '{}', s.status::text, s.output ->> 'response' from public.human_requests q"
         " join public.agent_steps s on s.run_id = q.run_id and s.step_no = q.step_no where q.status = 'answered'"
@@ -100,10 +100,10 @@ def _acknowledged_answers(connection: Connection, people: People) -> Verdict:
     found = {row[0]: row[1:] for row in rows}
     lost = [
         f"the answer to question {request_id} is {found.get(request_id)}"
-        for request_id, response in people.answered.items()
+        for request_id, response in told.answered.items()
         if found.get(request_id) != (response, "completed", response)
     ]
-    return Verdict("Every answer that was acknowledged is the result of its step", len(people.answered), lost)
+    return Verdict("Every answer that was acknowledged is the result of its step", len(told.answered), lost)
 
 
 def _ends(plans: Mapping[UUID, RunPlan], runs: Mapping[UUID, Any], steps: list[_Step]) -> Verdict:
