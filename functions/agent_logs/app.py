@@ -73,7 +73,8 @@ def _last_event_id(value: str | None) -> int | None:
     """What a reconnecting client has seen; it wins over `after`, which stands in the URL it connects to again."""
     if not value:
         return None
-    if not value.isdecimal() or int(value) > MAX_SEQ:
+    # The length first: Python refuses to read thousands of digits.
+    if not value.isdecimal() or len(value) > len(str(MAX_SEQ)) or int(value) > MAX_SEQ:
         raise InvalidInput("Last-Event-ID: must be the id of an event of this stream")
     return int(value)
 

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
+import pytest
+
 from shared.runs.status import RunStatus
 from tests.functions.visitor import Visitor
 
@@ -130,12 +132,14 @@ async def test_the_last_event_id_wins_over_the_url_that_is_connected_to_again(ow
     assert [event.id for event in events] == ["2", None]
 
 
-async def test_a_last_event_id_that_is_none_is_refused(owner: Visitor):
+@pytest.mark.parametrize("value", ["abc", "-1", "9223372036854775808", "9" * 6000])
+async def test_a_last_event_id_that_is_none_is_refused_by_name(owner: Visitor, value: str):
     run_id = (await owner.create())["run_id"]
 
-    response = await owner.get("agent-logs", {"Last-Event-ID": "abc"}, run_id=run_id, mode="stream")
+    response = await owner.get("agent-logs", {"Last-Event-ID": value}, run_id=run_id, mode="stream")
 
     assert (response.status_code, response.json()["code"]) == (400, "invalid_input")
+    assert response.json()["message"].startswith("Last-Event-ID: ")
 
 
 async def test_a_stream_shows_what_a_model_is_writing(owner: Visitor, held_run):

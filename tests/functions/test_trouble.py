@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from functions.agent_execute.app import app as agent_execute
 from functions.agent_status.app import app as agent_status
 from local.server import listening, serving
 from shared.http import Answer, Call, endpoint
@@ -67,6 +68,13 @@ async def test_a_proxys_error_page_is_an_unavailable_database(
 
     assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
     assert "10.0.0.7" not in response.text
+
+
+async def test_a_declared_length_of_thousands_of_digits_is_too_large(owner: Visitor):
+    """A host without an HTTP server of its own in front passes any header on."""
+    response = await over(agent_execute, owner).post("agent-execute", headers={"Content-Length": "9" * 6000})
+
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
 
 
 async def test_an_unexpected_failure_tells_the_caller_nothing_and_the_log_all(
