@@ -21,13 +21,14 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.errors import NotFound
+from shared.errors import AppError, NotFound, Unauthenticated
 from shared.http import Answer, Call, endpoint, serverless
 from shared.run_views import micro_credits
 from shared.runs.models import Json, JsonObject
 from shared.runs.status import RunStatus
 
 MAX_PROMPT_CHARS = 32_000
+FOREIGN_KEY_VIOLATION = "23503"
 
 Revision = Annotated[int, Field(ge=1, le=2**63 - 1, description="Act only if the run is still at this revision")]
 
@@ -121,7 +122,13 @@ class Outcome(BaseModel):
 async def agent_execute(call: Call[Create | Start | Control | Retry | Respond]) -> Answer:
     """Do what the action says, by one call of the database."""
     function, arguments = _request(call.body, call.idempotency_key)
-    answer = cast("JsonObject", await call.database.call(function, arguments))
+    try:
+        answer = cast("JsonObject", await call.database.call(function, arguments))
+    except AppError as exc:
+        # A first run makes the personal account, whose one foreign key out of our hands is the user.
+        if isinstance(call.body, Create) and exc.details == FOREIGN_KEY_VIOLATION:
+            raise Unauthenticated("The user of this token no longer exists") from exc
+        raise
     outcome = Outcome.model_validate({"created": False, **answer})
     if outcome.created:
         return 201, outcome

@@ -73,6 +73,13 @@ async def test_a_good_token_is_served(stack: Stack, visitor: Callable[[str], Vis
     assert (response.status_code, response.json()) == (200, {"runs": [], "next_cursor": None})
 
 
+async def test_a_token_that_outlived_its_user_creates_nothing(stack: Stack, visitor: Callable[[str], Visitor]):
+    person = await stack.sign_up()
+    await (await stack.client(stack.service_key)).auth.admin.delete_user(person.user_id)
+
+    assert await refusal(visitor, person.access_token) == "The user of this token no longer exists"
+
+
 async def refusal(visitor: Callable[[str], Visitor], token: str) -> str:
     response = await visitor(token).post("agent-execute", {"action": "create", "prompt": "hello"})
     assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
