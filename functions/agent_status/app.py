@@ -11,10 +11,20 @@ A GET gives lists with commas: `?include=steps,logs`. A run of somebody else doe
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self, cast
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from functions.agent_status.pages import History, Include, Page, page_of_run, page_of_runs
@@ -27,6 +37,16 @@ from shared.runs.status import RunStatus
 
 # A list may be written with commas, as a query has it; in JSON a single name will do.
 Listed = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("time_range", "must be a time of the years 1 to 9999 in UTC") from None
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class StatusQuery(BaseModel):
@@ -42,8 +62,8 @@ class StatusQuery(BaseModel):
     status: Annotated[list[RunStatus], Listed] = []
     engine: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,31}$")
     agent_id: UUID | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Time | None = None
+    created_before: Time | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

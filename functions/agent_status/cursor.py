@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 import orjson
 
 from shared.errors import InvalidInput
+
+MAX_INTEGER: Final = 2**31 - 1
+MAX_BIGINT: Final = 2**63 - 1
 
 
 def encode(of: str, position: Sequence[str | int]) -> str:
@@ -19,8 +22,10 @@ def encode(of: str, position: Sequence[str | int]) -> str:
     return base64.urlsafe_b64encode(orjson.dumps([of, *position])).rstrip(b"=").decode()
 
 
-def decode(cursor: str, *, of: str, shape: tuple[type[str | int], ...]) -> list[str | int]:
-    """The position that a cursor of the list `of` holds.
+def decode(
+    cursor: str, *, of: str, shape: tuple[type[str | int], ...], max_number: int = MAX_BIGINT
+) -> list[str | int]:
+    """The position that a cursor of the list `of` holds; its numbers are 0 to `max_number`.
 
     Raises:
         InvalidInput: it is no cursor, or one of another list.
@@ -32,6 +37,16 @@ def decode(cursor: str, *, of: str, shape: tuple[type[str | int], ...]) -> list[
         parts = None
     if isinstance(parts, list):
         name, *position = cast("list[str | int]", parts) or [""]
-        if name == of and tuple(type(part) for part in position) == shape:
+        numbers = [part for part in position if isinstance(part, int)]
+        if (
+            name == of
+            and tuple(type(part) for part in position) == shape
+            and all(0 <= number <= max_number for number in numbers)
+        ):
             return position
-    raise InvalidInput("cursor: is not one that this list gave out")
+    raise foreign()
+
+
+def foreign() -> InvalidInput:
+    """The refusal of a cursor that its list did not give out."""
+    return InvalidInput("cursor: is not one that this list gave out")

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from functions.agent_status import cursor as cursors
 from shared import run_views as views
-from shared.errors import InvalidInput
 from shared.rest_database import RestDatabase
 from shared.runs.models import JsonObject
 from shared.runs.status import RunStatus
@@ -37,14 +36,16 @@ class Listing:
     number: str
     record: type[views.Record]
     newest_first: bool = False
+    max_number: int = cursors.MAX_BIGINT
 
 
 LISTINGS: Final[dict[Include, Listing]] = {
-    "steps": Listing("agent_steps", "step_no", views.Step),
+    "steps": Listing("agent_steps", "step_no", views.Step, max_number=cursors.MAX_INTEGER),
     "messages": Listing("agent_messages", "message_no", views.Message),
     "artifacts": Listing("agent_artifacts", "artifact_no", views.Artifact),
     "logs": Listing("agent_task_logs", "seq", views.LogLine),
-    "plan": Listing("agent_plans", "number", views.Plan, newest_first=True),  # the current plan comes first
+    # The current plan comes first.
+    "plan": Listing("agent_plans", "number", views.Plan, newest_first=True, max_number=cursors.MAX_INTEGER),
 }
 
 
@@ -60,7 +61,7 @@ async def page_of_run(
     of = f"{include}:{run_id}"
     query = database.table(listing.table).select(listing.record.COLUMNS).eq("run_id", str(run_id))
     if cursor is not None:
-        (last,) = cursors.decode(cursor, of=of, shape=(int,))
+        (last,) = cursors.decode(cursor, of=of, shape=(int,), max_number=listing.max_number)
         query = query.lt(listing.number, last) if listing.newest_first else query.gt(listing.number, last)
     rows = await database.rows(query.order(listing.number, desc=listing.newest_first).limit(limit + 1))
     kept = rows[:limit]
@@ -73,7 +74,7 @@ async def page_of_run(
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Which runs to list: those of one account, newest first."""
+    """Which runs to list: those of one account, newest first. Times are UTC."""
 
     account_id: UUID
     statuses: Sequence[RunStatus]
@@ -108,9 +109,9 @@ def _filtered(query: AsyncSelectRequestBuilder, history: History) -> AsyncSelect
     if history.engine is not None:
         query = query.eq("engine", history.engine)
     if history.created_after is not None:
-        query = query.gt("created_at", history.created_after.astimezone(UTC).isoformat())
+        query = query.gt("created_at", history.created_after.isoformat())
     if history.created_before is not None:
-        query = query.lt("created_at", history.created_before.astimezone(UTC).isoformat())
+        query = query.lt("created_at", history.created_before.isoformat())
     return query
 
 
@@ -118,7 +119,10 @@ def _behind(cursor: str, of: str) -> str:
     """The runs behind the cursor in (created_at desc, id). Its parts are parsed: they become part of a filter."""
     created_at, run_id = cursors.decode(cursor, of=of, shape=(str, str))
     try:
-        time, last = datetime.fromisoformat(str(created_at)), UUID(str(run_id))
-    except ValueError:
-        raise InvalidInput("cursor: is not one that this list gave out") from None
+        given, last = datetime.fromisoformat(str(created_at)), UUID(str(run_id))
+        if given.tzinfo is None:
+            raise cursors.foreign()
+        time = given.astimezone(UTC)  # Postgres does not know every offset that Python reads
+    except (ValueError, OverflowError):
+        raise cursors.foreign() from None
     return f'created_at.lt."{time.isoformat()}",and(created_at.eq."{time.isoformat()}",id.gt.{last})'

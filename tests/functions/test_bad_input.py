@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from functions.agent_status import cursor as cursors
 from tests.functions.visitor import Visitor
+from tests.support.stack import Stack
 
 RUN = "6f3f2c1e-7c3f-4a57-9b5f-0d5b7d5a9a01"
 CREATE = {"action": "create", "prompt": "hello"}
@@ -83,6 +85,7 @@ async def test_all_problems_stand_in_the_details(owner: Visitor):
         ({"run_id": RUN, "status": "queued"}, "status filters the history, not one run"),
         ({"status": "asleep"}, "status.0: Input should be 'created'"),
         ({"created_after": "2026-01-01T00:00:00"}, "created_after: Input should have timezone info"),
+        ({"created_after": "0001-01-01T00:00:00+10:00"}, "created_after: must be a time of the years 1 to 9999 in UTC"),
         ({"created_after": "yesterday"}, "created_after: Input should be a valid datetime"),
         ({"engine": "*"}, "engine: String should match pattern"),
         ({"offset": 3}, "offset: Unknown field"),
@@ -101,6 +104,7 @@ async def test_agent_status_names_the_field(owner: Visitor, query: dict[str, obj
         ({}, "run_id: Field required"),
         ({"run_id": RUN, "after": -1}, "after: Input should be greater than or equal to 0"),
         ({"run_id": RUN, "after": 2**63}, "after: Input should be less than or equal to"),
+        ({"run_id": RUN, "after": "9" * 6000}, "after: Unable to parse input string as an integer"),
         ({"run_id": RUN, "limit": 0}, "limit: Input should be greater than or equal to 1"),
         ({"run_id": RUN, "types": "info,gossip"}, "types.1: Input should be 'info'"),
         ({"run_id": RUN, "mode": "telepathy"}, "mode: Input should be 'poll' or 'stream'"),
@@ -111,6 +115,45 @@ async def test_agent_logs_names_the_field(owner: Visitor, query: dict[str, objec
 
     assert response.status_code == 400
     assert response.json()["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("include", "number"),
+    [("steps", 2**31), ("plan", 2**31), ("logs", 2**63), ("messages", 2**63), ("artifacts", -1), ("logs", True)],
+)
+async def test_a_forged_cursor_behind_every_number_of_its_list_is_refused(owner: Visitor, include: str, number: int):
+    run_id = (await owner.create())["run_id"]
+    forged = cursors.encode(f"{include}:{run_id}", [number])
+
+    response = await owner.get("agent-status", run_id=run_id, include=include, cursor=forged)
+
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_input")
+    assert response.json()["message"] == "cursor: is not one that this list gave out"
+
+
+@pytest.mark.parametrize(
+    "created_at", ["2026-01-01T00:00:00", "0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-01:00"]
+)
+async def test_a_forged_cursor_at_a_time_that_no_run_was_created_is_refused(
+    stack: Stack, visitor: Callable[[str], Visitor], created_at: str
+):
+    person = await stack.sign_up()
+    forged = cursors.encode(f"runs:{person.user_id}", [created_at, RUN])
+
+    response = await visitor(person.access_token).get("agent-status", cursor=forged)
+
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_input")
+
+
+async def test_a_cursors_time_zone_that_postgres_does_not_know_is_no_fault(
+    stack: Stack, visitor: Callable[[str], Visitor]
+):
+    person = await stack.sign_up()
+    forged = cursors.encode(f"runs:{person.user_id}", ["2026-01-01T00:00:00+23:59:59.5", RUN])
+
+    response = await visitor(person.access_token).get("agent-status", cursor=forged)
+
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
