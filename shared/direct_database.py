@@ -75,7 +75,15 @@ class DirectDatabase:
                 cursor = await connection.execute(statement, values)
                 row = await cursor.fetchone()
         except TimeoutError as error:
-            raise DatabaseUnavailable(f"{function!r} took longer than {CALL_SECONDS:g} seconds") from error
+            raise DatabaseUnavailable(
+                f"{function!r} took longer than {CALL_SECONDS:g} seconds", details="timeout"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise AppError(f"The answer of {function!r} cannot be read") from error
+        except psycopg.DataError as error:
+            if error.sqlstate is not None:
+                raise _translated(error, function) from error
+            raise AppError(f"An argument of {function!r} cannot be sent") from error
         except psycopg.Error as error:
             raise _translated(error, function) from error
         return None if row is None else cast("Json", row[0])
@@ -94,6 +102,10 @@ class DirectDatabase:
 async def _configure(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
     set_json_dumps(_dumps, connection)
     set_json_loads(orjson.loads, connection)
+    # A transaction-mode pooler may drop the option, and the worker would have more rights than it should.
+    row = await (await connection.execute("select current_user")).fetchone()
+    if row != ("service_role",):
+        raise psycopg.OperationalError("the connection does not act as service_role: name a direct URL, not a pooler's")
 
 
 def _adapt(value: Json) -> object:

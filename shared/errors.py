@@ -242,6 +242,9 @@ _BY_SQLSTATE: Final[dict[str, type[AppError]]] = {
     "PGRST303": Unauthenticated,
     "42501": Forbidden,
     "22P02": InvalidInput,  # text that is no uuid or number
+    "22003": InvalidInput,  # a number out of range
+    "22008": InvalidInput,  # a time out of range
+    "22P05": InvalidInput,  # a character that cannot be stored
     "40001": DatabaseUnavailable,  # serialization failure: rolled back, so safe to repeat
     "40P01": DatabaseUnavailable,  # deadlock victim: rolled back, so safe to repeat
     "55P03": DatabaseUnavailable,  # lock not available

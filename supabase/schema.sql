@@ -70,6 +70,7 @@ declare
   v_won uuid[];
   v_short uuid[] := '{}';
   v_broke uuid[] := '{}';
+  v_capped uuid[];
   v_needy uuid[];
   v_needy_accounts uuid[];
   v_needs bigint[];
@@ -89,6 +90,9 @@ begin
     raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
   end if;
 
+  if (select count(*) <> count(distinct x.run_id) from jsonb_to_recordset(p_batch -> 'runs') as x (run_id uuid)) then
+    raise exception 'A batch names each run once' using errcode = 'RUN12';
+  end if;
   select array_agg(r.id) into v_won
     from (
       select r.id, r.lease_id, r.revision from public.agent_runs r
@@ -111,6 +115,16 @@ begin
     ) n
     where r.id = any (v_won) and i.wanted > 0 and (n.need > 0 or n.spend > r.max_credits);
   v_short := coalesce(v_short, '{}');
+  v_capped := v_short;
+  -- Every account that this call will touch, in order: those to draw from and those of runs that end.
+  perform 1 from public.credit_accounts c
+    where c.account_id = any (v_needy_accounts) or c.account_id in (
+      select r.account_id
+      from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, status public.run_status)
+      join public.agent_runs r on r.id = i.run_id
+      where r.id = any (v_won)
+        and (i.status in ('completed', 'failed', 'cancelled', 'timeout') or r.stop_requested_at is not null))
+    order by c.account_id for update;
   if v_needy is not null then
     -- Those over their own cap ask for nothing.
     select array_agg(x.id), array_agg(x.account), array_agg(x.need) into v_needy, v_needy_accounts, v_needs
@@ -131,16 +145,28 @@ begin
   with item as (
     select i.*,
       i.run_id = any (v_short) as short,
-      case when i.run_id = any (v_broke) then 'paused'::public.run_status else i.status end as target
+      -- A request that came while this was under way must not be lost with the lease: who lets go of a run that is to
+      -- stop ends it, and who lets go of one that is to pause leaves it paused.
+      case
+        when coalesce(w.target, r.status) not in ('queued', 'awaiting_input', 'paused') then w.target
+        when r.stop_requested_at is not null then 'cancelled'
+        when r.pause_requested_at is not null then 'paused'
+        else w.target
+      end as target
     from jsonb_to_recordset(p_batch -> 'runs') as i (
       run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
-      new_steps integer, completed boolean, charge bigint, released bigint, wanted bigint, lines integer)
+      new_steps integer, completed boolean, charge bigint, released bigint, wanted bigint, lines integer,
+      decision_lines integer)
+    join public.agent_runs r on r.id = i.run_id
+    cross join lateral (
+      select case when i.run_id = any (v_broke) then 'paused'::public.run_status else i.status end as target
+    ) w
     where i.run_id = any (v_won)
   ), before as (
     select r.id, r.status, r.log_seq, r.broadcast_seq, r.broadcast_at,
       i.target is not null and i.target <> r.status as moved,
       coalesce(i.target, r.status) as target,
-      i.lines + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
+      i.lines - case when i.short then i.decision_lines else 0 end + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
     from public.agent_runs r join item i on i.run_id = r.id
   ), written as (
     update public.agent_runs r set
@@ -257,11 +283,18 @@ begin
         from (
           select x.run_id, 1 as rank, x.position, x.log_type, x.message, x.metadata
             from rows from (jsonb_to_recordset(p_batch -> 'logs')
-              as (run_id uuid, log_type public.log_type, message text, metadata jsonb)) with ordinality
-              as x (run_id, log_type, message, metadata, position)
+              as (run_id uuid, log_type public.log_type, message text, metadata jsonb, of_decision boolean))
+              with ordinality as x (run_id, log_type, message, metadata, of_decision, position)
+            -- A decision that starts nothing is drawn again later, and says its lines then.
+            where not (x.of_decision and x.run_id = any (v_short))
           union all
-          select b.id, 2, 1, 'warning', 'Out of credits: the run is paused until credits are added and it is resumed',
-            '{"event": "out_of_credits"}' from unnest(v_broke) as b (id)
+          select b.id, 2, 1, 'warning',
+            case when b.id = any (v_capped)
+              then 'Out of credits: the next step does not fit the run''s own limit (max_credits)'
+              else 'Out of credits: the run is paused until credits are added and it is resumed' end,
+            jsonb_build_object('event', 'out_of_credits', 'limit', case when b.id = any (v_capped) then 'run'
+              else 'account' end)
+            from unnest(v_broke) as b (id)
           union all
           select m.id, 3, 1, 'state_transition', m.was || ' -> ' || m.is_now,
             jsonb_build_object('from', m.was, 'to', m.is_now)
@@ -360,14 +393,15 @@ begin
   from unnest(p_run_ids, p_from_seqs) as tail (run_id, from_seq)
   join public.agent_runs r on r.id = tail.run_id
   cross join lateral (
-    select coalesce(jsonb_agg(jsonb_build_object(
+    select jsonb_agg(jsonb_build_object(
       'seq', l.seq, 'log_type', l.log_type, 'message', l.message, 'metadata', l.metadata, 'created_at', l.created_at
-    ) order by l.seq), '[]') as lines
+    ) order by l.seq) as lines
     from (
       select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
       from public.agent_task_logs t where t.run_id = r.id and t.seq > tail.from_seq
     ) l
-    where l.bytes <= 150000
+    group by l.bytes / 150000
+    order by min(l.seq)
   ) lines;
 end $$;
 
@@ -544,8 +578,9 @@ begin
   if jsonb_typeof(coalesce(p_request -> 'input', 'null')) <> 'object' then
     raise exception 'input must be an object' using errcode = 'RUN07';
   end if;
-  if octet_length((p_request -> 'input')::text) > 262144 then
-    raise exception 'input must be at most 262144 bytes' using errcode = 'RUN07';
+  v_field := private.json_problem('input', p_request -> 'input', 262144);
+  if v_field is not null then
+    raise exception '%', v_field using errcode = 'RUN07';
   end if;
   begin
     v_account_id := coalesce((p_request ->> 'account_id')::uuid, v_user_id);
@@ -711,6 +746,26 @@ CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double pr
     'stop', stop_requested_at is not null, 'pause', pause_requested_at is not null)), '[]') from beaten
 $$;
 
+CREATE FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select exists (select from public.agent_steps
+    where run_id = p_run_id and step_no = p_step_no and status in ('completed', 'skipped'))
+$$;
+
+CREATE FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $_$
+  select case
+    when octet_length(p_value::text) > p_max_bytes then format('%s must be at most %s bytes', p_name, p_max_bytes)
+    when jsonb_path_exists(p_value, 'strict $.**{32}') then format('%s is nested more than 32 deep', p_name)
+    when jsonb_path_exists(p_value, 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))')
+      then format('%s has a number beyond 1e308', p_name)
+  end
+$_$;
+
 CREATE FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -804,11 +859,12 @@ declare
   v_run public.agent_runs;
   v_role public.account_role;
 begin
-  select * into v_run from public.agent_runs where id = p_run_id for update;
-  v_role := private.my_role(v_run.account_id);
+  -- Asked before the row is locked, so that nobody makes a stranger's run wait. A run never changes its account.
+  v_role := private.my_role((select account_id from public.agent_runs where id = p_run_id));
   if v_role is null then
     raise exception 'There is no run %', p_run_id using errcode = 'RUN01';
   end if;
+  select * into strict v_run from public.agent_runs where id = p_run_id for update;
   if v_role = 'viewer' or (v_role = 'member' and v_run.user_id is distinct from (select auth.uid())) then
     raise exception 'Your role % in this account may read run % and not control it', v_role, p_run_id
       using errcode = 'RUN06';
@@ -876,7 +932,11 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
       select d.run_id, d.step_no, d.attempt, d."offset", d.text
       from jsonb_to_recordset(p_deltas) as d (
         run_id uuid, lease_id uuid, step_no integer, attempt integer, "offset" integer, text text)
+      join public.agent_steps s on s.run_id = d.run_id and s.step_no = d.step_no and s.attempt = d.attempt
+        and s.status = 'running' and s.waits_for is null
       join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
+      order by r.id
+      for share of r  -- not while the run is ending: its rows would stay behind
       on conflict do nothing
       returning *
   )
@@ -962,6 +1022,7 @@ declare
   v_now timestamptz := private.clock();
   v_request public.human_requests;
   v_open integer;
+  v_problem text;
   v_answer jsonb;
 begin
   v_answer := private.recall(v_run.account_id, 'respond', p_idempotency_key,
@@ -972,8 +1033,12 @@ begin
   if v_run.finished_at is not null then
     raise exception 'Run % has ended as %', p_run_id, v_run.status using errcode = 'RUN04';
   end if;
-  if p_response is null or jsonb_typeof(p_response) = 'null' or octet_length(p_response::text) > 65536 then
-    raise exception 'response must be given and at most 65536 bytes' using errcode = 'RUN07';
+  v_problem := case
+    when p_response is null or jsonb_typeof(p_response) = 'null' then 'response must be given'
+    else private.json_problem('response', p_response, 65536)
+  end;
+  if v_problem is not null then
+    raise exception '%', v_problem using errcode = 'RUN07';
   end if;
   select count(*) into v_open from public.human_requests where run_id = p_run_id and status = 'open';
   if v_open = 0 then
@@ -1031,6 +1096,7 @@ declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
   v_new public.agent_runs;
   v_fork integer;
+  v_fork_ended timestamptz;
   v_answer jsonb;
 begin
   v_answer := private.recall(v_run.account_id, 'retry', p_idempotency_key, jsonb_build_object('run_id', p_run_id));
@@ -1044,36 +1110,52 @@ begin
   -- The first step that did not complete; where all did, the engine gave up on the last result, so that is tried again.
   select coalesce(min(step_no) filter (where status in ('failed', 'cancelled')), max(step_no), 1) into v_fork
     from public.agent_steps where run_id = p_run_id;
+  if v_run.error ->> 'code' = 'max_steps' then
+    raise exception 'Run % ended at its limit of % steps, which a retry would meet again', p_run_id, v_run.max_steps
+      using errcode = 'RUN02', hint = 'Create a new run with a higher max_steps.';
+  end if;
+  select coalesce(finished_at, 'infinity') into v_fork_ended
+    from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
   insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits,
       resumes_as, step_count, forked_from, fork_step, revision)
     values (v_run.account_id, (select auth.uid()), v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds,
-      v_run.max_credits, v_run.resumes_as, v_fork - 1, p_run_id, v_fork, 1)
+      v_run.max_credits, v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
     returning * into v_new;
-  -- Steps before the fork are taken over as they ended; they cost nothing again.
+  -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel
+  -- siblings too. It costs nothing again, and its order stays, for the new run's revisions go on from the old one's.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
       max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, finished_revision)
     select v_new.id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
-      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, 1
-    from public.agent_steps where run_id = p_run_id and step_no < v_fork and status in ('completed', 'skipped');
-  -- The step at the fork is tried again under its old effect_key, so that a provider can tell a repeat.
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at,
+      finished_revision
+    from public.agent_steps
+    where run_id = p_run_id and status in ('completed', 'skipped') and step_no <> v_fork
+      and (step_no < v_fork or started_at < v_fork_ended);
+  -- The step at the fork, and siblings that did not complete either, are tried again under their old effect_key, so that
+  -- a provider can tell a repeat.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
       effect_key, input, timeout_seconds, credits_bound)
     select v_new.id, step_no, account_id, key, kind, name, phase, 'pending', max_attempts, effect,
       effect_key, input, timeout_seconds, credits_bound
-    from public.agent_steps where run_id = p_run_id and step_no = v_fork;
-  update public.agent_runs set step_count = greatest(step_count,
-      (select coalesce(max(step_no), 0) from public.agent_steps where run_id = v_new.id))
-    where id = v_new.id;
+    from public.agent_steps
+    where run_id = p_run_id
+      and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and started_at < v_fork_ended));
+  update public.agent_runs
+    set step_count = (select coalesce(max(step_no), 0) from public.agent_steps where run_id = v_new.id)
+    where id = v_new.id
+    returning * into v_new;
   insert into public.agent_messages (run_id, account_id, step_no, role, content, created_at)
     select v_new.id, account_id, step_no, role, content, created_at
-    from public.agent_messages where run_id = p_run_id and step_no < v_fork order by message_no;
+    from public.agent_messages m
+    where m.run_id = p_run_id and private.is_taken_over(v_new.id, m.step_no) order by m.message_no;
   insert into public.agent_plans (run_id, number, account_id, step_no, goal, phases, reason, created_at)
     select v_new.id, number, account_id, step_no, goal, phases, reason, created_at
-    from public.agent_plans where run_id = p_run_id and step_no < v_fork;
+    from public.agent_plans p where p.run_id = p_run_id and private.is_taken_over(v_new.id, p.step_no);
   insert into public.agent_artifacts (run_id, account_id, step_no, name, content_type, content, size_bytes, created_at)
     select v_new.id, account_id, step_no, name, content_type, content, size_bytes, created_at
-    from public.agent_artifacts where run_id = p_run_id and step_no < v_fork order by artifact_no;
+    from public.agent_artifacts a
+    where a.run_id = p_run_id and private.is_taken_over(v_new.id, a.step_no) order by a.artifact_no;
 
   if p_autostart then
     v_new := private.queue_run(v_new);
@@ -1160,9 +1242,10 @@ CREATE FUNCTION private.sweep_runs(p_limit integer, p_now timestamp with time zo
     AS $$
 declare
   v_row record;
+  v_verdicts jsonb;
   v_ended integer := 0;
 begin
-  for v_row in
+  select jsonb_agg(v) into v_verdicts from (
     with stuck as (
       select r.id, r.stop_requested_at, r.deadline_at, r.attempt, r.max_attempts, r.error
       from public.agent_runs r
@@ -1187,7 +1270,21 @@ begin
       select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
         from late
     )
-    select status, array_agg(id order by id) as ids, array_agg(error order by id) as errors from verdict group by status
+    select * from verdict
+  ) v;
+  if v_verdicts is null then
+    return 0;
+  end if;
+  -- All accounts at once and in order, before the first ending touches one.
+  perform 1 from public.credit_accounts c
+    where c.account_id in (
+      select r.account_id from public.agent_runs r
+      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id)
+    order by c.account_id for update;
+  for v_row in
+    select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
+    from jsonb_to_recordset(v_verdicts) as v (id uuid, status public.run_status, error jsonb)
+    group by v.status
   loop
     perform private.end_runs(v_row.ids, v_row.status, v_row.errors);
     v_ended := v_ended + cardinality(v_row.ids);
@@ -1740,6 +1837,10 @@ REVOKE ALL ON FUNCTION private.guard_step() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
+
+REVOKE ALL ON FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;

@@ -10,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from shared.crash_points import crash_point
-from shared.errors import AppError, DatabaseUnavailable
+from shared.errors import DatabaseUnavailable
 from shared.runs.backoff import backoff_seconds
+from shared.runs.models import RunId
 from shared.runs.store import Advance, Advanced, RunStore
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 100  # items a call
+SLOW_TRIES: Final = 3
+SLOW_CODES: Final = ("57014", "timeout")  # statement timeout, and a call that took too long
+
+Waiting: TypeAlias = tuple[Advance, asyncio.Future[Advanced]]
 
 
 class Advancer:
@@ -28,14 +33,14 @@ class Advancer:
     def __init__(self, store: RunStore, *, lease_seconds: float) -> None:
         self._store = store
         self._lease_seconds = lease_seconds
-        self._waiting: list[tuple[Advance, asyncio.Future[Advanced]]] = []
+        self._waiting: list[Waiting] = []
         self._arrived = asyncio.Event()
 
     async def submit(self, item: Advance) -> Advanced:
         """Commit one transition and return the database's answer.
 
         Raises:
-            AppError: the database refuses this item whatever it is batched with.
+            Exception: this item cannot be committed whatever it is batched with.
         """
         answer: asyncio.Future[Advanced] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
@@ -46,12 +51,12 @@ class Advancer:
         """Commit until cancelled."""
         while True:
             await self._arrived.wait()
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            batch, self._waiting = _next_batch(self._waiting)
             if not self._waiting:
                 self._arrived.clear()
             await self._commit(batch)
 
-    async def _commit(self, batch: Sequence[tuple[Advance, asyncio.Future[Advanced]]]) -> None:
+    async def _commit(self, batch: Sequence[Waiting]) -> None:
         failures = 0
         while True:
             crash_point("before_advance")
@@ -60,19 +65,38 @@ class Advancer:
                 break
             except DatabaseUnavailable as error:
                 failures += 1
+                if failures >= SLOW_TRIES and error.details in SLOW_CODES:
+                    # The same batch would be too slow for ever: in halves it is not, or one item is guilty.
+                    await self._split(batch, error)
+                    return
                 log.warning("advance.unavailable items=%d tries=%d code=%s", len(batch), failures, error.details)
                 await asyncio.sleep(min(5.0, backoff_seconds(failures) / 4))
-            except (AppError, ValueError) as error:
-                if len(batch) == 1:
-                    _answer(batch[0][1], error)
-                    return
-                middle = len(batch) // 2
-                await self._commit(batch[:middle])
-                await self._commit(batch[middle:])
+            except Exception as error:  # noqa: BLE001 - whatever it is, the item that causes it must not stop the others
+                await self._split(batch, error)
                 return
         crash_point("after_advance")
         for item, future in batch:
             _answer(future, answers[item.run_id])
+
+    async def _split(self, batch: Sequence[Waiting], error: Exception) -> None:
+        if len(batch) == 1:
+            _answer(batch[0][1], error)
+            return
+        middle = len(batch) // 2
+        await self._commit(batch[:middle])
+        await self._commit(batch[middle:])
+
+
+def _next_batch(waiting: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+    """The items to commit now, each run once, and those that wait for the next call."""
+    batch: dict[RunId, Waiting] = {}
+    rest: list[Waiting] = []
+    for one in waiting:
+        if len(batch) < MAX_BATCH and one[0].run_id not in batch:
+            batch[one[0].run_id] = one
+        else:
+            rest.append(one)
+    return list(batch.values()), rest
 
 
 def _answer(future: asyncio.Future[Advanced], result: Advanced | Exception) -> None:

@@ -281,7 +281,7 @@ class Execution:
         self._committing = True
         try:
             answer = await self._host.submit(item)
-        except (AppError, ValueError):
+        except Exception:  # whatever makes it uncommittable, only this run pays for it
             log.exception("advance.refused run_id=%s", self.run_id)
             return await self._commit_without(item)
         finally:

@@ -95,7 +95,10 @@ class StartStep:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One run's transition, all or nothing: results, starts, log lines and the run's next status (None: unchanged)."""
+    """One run's transition, all or nothing: results, starts, log lines and the run's next status (None: unchanged).
+
+    `logs` are the decision's; they are left out when its steps cannot be started for want of credits.
+    """
 
     run_id: RunId
     lease_id: UUID
@@ -270,15 +273,17 @@ def _batch(items: Sequence[Advance], lease_seconds: float) -> JsonObject:
     for item in items:
         run_id = str(item.run_id)
         records = [finish.records for finish in item.finish]
-        logs = [log for record in records for log in record.logs] + list(item.logs)
-        batch["runs"].append(_run(item, run_id, lines=len(logs)))
+        logs = [log for record in records for log in record.logs]
+        batch["runs"].append(_run(item, run_id, lines=len(logs) + len(item.logs)))
         for finish in item.finish:
             batch.setdefault("finish", []).append(_finish(finish, run_id))
             _append_records(batch, finish, run_id)
         for start in item.start:
             batch.setdefault("start", []).append(_start(start, run_id))
         for log in logs:
-            batch.setdefault("logs", []).append(_log(log, run_id))
+            batch.setdefault("logs", []).append(_log(log, run_id, of_decision=False))
+        for log in item.logs:
+            batch.setdefault("logs", []).append(_log(log, run_id, of_decision=True))
     return {"v": BATCH_VERSION, "lease_seconds": lease_seconds, **batch}
 
 
@@ -298,6 +303,7 @@ def _run(item: Advance, run_id: str, *, lines: int) -> JsonObject:
         "released": sum(finish.bound for finish in item.finish),
         "wanted": sum(start.step.credits_bound for start in item.start),
         "lines": lines,
+        "decision_lines": len(item.logs),
     }
 
 
@@ -370,10 +376,11 @@ def _request(request: HumanRequest) -> JsonObject:
     return {"kind": request.kind, "prompt": storable(request.prompt), "options": list[Json](options)}
 
 
-def _log(log: NewLog, run_id: str) -> JsonObject:
+def _log(log: NewLog, run_id: str, *, of_decision: bool) -> JsonObject:
     return {
         "run_id": run_id,
         "log_type": log.log_type,
         "message": bounded_text(log.message, LOG_MESSAGE_BYTES),
         "metadata": bounded_metadata(log.metadata, LOG_METADATA_BYTES),
+        "of_decision": of_decision,
     }

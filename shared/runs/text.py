@@ -16,31 +16,50 @@ from shared.runs.models import Json, JsonObject
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _MAX_DEPTH: Final = 64
+_MAX_INTEGER: Final = 2**63 - 1
 
 Value = TypeVar("Value", bound="Json")
 
 
 def storable(value: Value) -> Value:
-    """The same value with NUL and lone surrogates replaced by U+FFFD and non-finite numbers by None.
+    """The same value with NUL and lone surrogates replaced by U+FFFD, non-finite numbers by None, and integers beyond
+    64 bits by the nearest float, which is what readers of JSON make of them.
 
     Raises:
-        ValueError: it is nested more than 64 deep.
+        ValueError: it is nested more than 64 deep, or is no JSON at all.
     """
     return cast("Value", _storable(value, 0))
 
 
-def _storable(value: Json, depth: int) -> Json:
+def _storable(value: object, depth: int) -> Json:
     if depth > _MAX_DEPTH:
         raise ValueError("JSON is nested more than 64 deep")
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= _MAX_INTEGER else _nearest_float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {_UNSTORABLE.sub("\ufffd", key): _storable(item, depth + 1) for key, item in value.items()}
+        return {_key(key): _storable(item, depth + 1) for key, item in cast("dict[object, object]", value).items()}
     if isinstance(value, list):
-        return [_storable(item, depth + 1) for item in value]
-    return value
+        return [_storable(item, depth + 1) for item in cast("list[object]", value)]
+    raise ValueError(f"{type(value).__name__} is no JSON")
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        raise ValueError(f"a key of JSON is a string, not {type(key).__name__}")  # noqa: TRY004 - documented
+    return _UNSTORABLE.sub("\ufffd", key)
+
+
+def _nearest_float(value: int) -> float | None:
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def bounded_text(text: str, limit: int) -> str:

@@ -17,8 +17,9 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from shared.crash_points import crash_point
-from shared.errors import AppError, DatabaseUnavailable
+from shared.errors import AppError, Forbidden, Unauthenticated
 from shared.runs.advancer import Advancer
+from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Engine
 from shared.runs.execution import Execution
 from shared.runs.models import RunId
@@ -79,6 +80,7 @@ class Worker:
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._executions: dict[RunId, Execution] = {}
+        self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._advancer = Advancer(store, lease_seconds=self.options.lease_seconds)
         self._deltas: list[Delta] = []
@@ -86,6 +88,7 @@ class Worker:
         self._next_due: float | None = None
         self._until = float("inf")
         self._failures = 0
+        self._beats_failed = False
         self._broken: BaseException | None = None
 
     async def run(self, *, seconds: float | None = None, until_idle: bool = False) -> None:
@@ -155,6 +158,8 @@ class Worker:
         while not self._stopping.is_set() and self.seconds_left() > 0:
             self._woken.clear()
             free = min(MAX_CLAIM, self.options.concurrency - len(self._executions))
+            if self._beats_failed:
+                free = 0  # who cannot keep what he holds takes no more, least of all his own expired runs
             claimed = await self._claim(free) if free > 0 else 0
             if until_idle and claimed == 0 and not self._executions and self._failures == 0:
                 return
@@ -164,15 +169,18 @@ class Worker:
 
     async def _claim(self, limit: int) -> int:
         try:
+            # After a failure one at a time, so that a run that cannot be read keeps nobody else from being claimed.
             claim = await self.store.claim(
                 owner=self.options.owner,
-                limit=limit,
+                limit=limit if self._failures == 0 else 1,
                 lease_seconds=self.options.lease_seconds,
                 engines=tuple(self._engines),
             )
-        except DatabaseUnavailable as error:
+        except (Forbidden, Unauthenticated):
+            raise  # a wrong key does not become right
+        except Exception:
             self._failures += 1
-            log.warning("claim.unavailable tries=%d code=%s", self._failures, error.details)
+            log.exception("claim.failed tries=%d", self._failures)
             return 0
         crash_point("after_claim")
         self._failures = 0
@@ -181,18 +189,28 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._next_due = None if claim.next_in_seconds is None else loop.time() + claim.next_in_seconds
         for view in claim.views:
+            await self._abandon(view.run.id)
             execution = Execution(view, self._engines[view.run.engine], self)
             self._executions[view.run.id] = execution
-            task = loop.create_task(self._drive(execution))
+            task = self._driving[view.run.id] = loop.create_task(self._drive(execution))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return len(claim.views)
 
+    async def _abandon(self, run_id: RunId) -> None:
+        """A run of ours whose lease ran out has come back under a new one: the old execution is history."""
+        old = self._driving.get(run_id)
+        if old is not None:
+            old.cancel()
+            await asyncio.gather(old, return_exceptions=True)
+
     async def _rest(self) -> None:
         """Wait for a wake, a free slot, the next timer or the poll."""
         now = asyncio.get_running_loop().time()
-        pause = self.options.poll_seconds if self._failures == 0 else min(self.options.poll_seconds, 0.5)
-        if self._next_due is not None and len(self._executions) < self.options.concurrency:
+        pause = self.options.poll_seconds
+        if self._failures > 0:
+            pause = min(pause, backoff_seconds(self._failures) / 4)
+        elif self._next_due is not None and len(self._executions) < self.options.concurrency:
             pause = min(pause, max(0.0, self._next_due - now))
         try:
             async with asyncio.timeout(max(0.0, min(pause, self.seconds_left()))):
@@ -205,11 +223,13 @@ class Worker:
         full = len(self._executions) >= self.options.concurrency
         try:
             status = await execution.drive()
-        except AppError as error:
+        except Exception:  # one run's trouble is not the worker's
             # Nothing more can be said about the run: its lease runs out, and another worker tries.
-            log.exception("run.abandoned run_id=%s code=%s", execution.run_id, error.code)
+            log.exception("run.abandoned run_id=%s", execution.run_id)
         finally:
-            del self._executions[execution.run_id]
+            if self._executions.get(execution.run_id) is execution:
+                del self._executions[execution.run_id]
+                del self._driving[execution.run_id]
             self.left["lost" if status is None else status.value] += 1
         if execution.resumes_in is not None:
             due = asyncio.get_running_loop().time() + execution.resumes_in
@@ -225,12 +245,17 @@ class Worker:
             await asyncio.sleep(self.options.heartbeat_seconds)
             leases: dict[RunId, UUID] = {run_id: held.lease_id for run_id, held in self._executions.items()}
             if not leases:
+                self._beats_failed = False
                 continue
             try:
                 beats = await self.store.heartbeat(leases, lease_seconds=self.options.lease_seconds)
             except AppError as error:
+                self._beats_failed = True
                 log.warning("heartbeat.failed runs=%d code=%s", len(leases), error.code)
                 continue
+            if self._beats_failed:
+                self._beats_failed = False
+                self._woken.set()
             for beat in beats:
                 execution = self._executions.get(beat.run_id)
                 if execution is not None and execution.lease_id == beat.lease_id:

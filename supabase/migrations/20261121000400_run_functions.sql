@@ -5,7 +5,7 @@
 -- Lock order everywhere: run rows by id, then credit accounts by id.
 
 -- The tail of log lines that was not broadcast yet, one message a run. p_from_seqs are the last seqs sent before.
--- Realtime refuses messages over 256 KB, so a tail is cut at 150 KB: a client sees the gap in seq and asks agent-logs.
+-- Realtime refuses messages over 256 KB, so a long tail goes as several, each with at most 150 KB and one line more.
 -- realtime.send turns its own failures into warnings, so a broken Realtime never blocks a run.
 create function private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[])
   returns void language plpgsql security definer set search_path = '' as $$
@@ -16,14 +16,15 @@ begin
   from unnest(p_run_ids, p_from_seqs) as tail (run_id, from_seq)
   join public.agent_runs r on r.id = tail.run_id
   cross join lateral (
-    select coalesce(jsonb_agg(jsonb_build_object(
+    select jsonb_agg(jsonb_build_object(
       'seq', l.seq, 'log_type', l.log_type, 'message', l.message, 'metadata', l.metadata, 'created_at', l.created_at
-    ) order by l.seq), '[]') as lines
+    ) order by l.seq) as lines
     from (
       select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
       from public.agent_task_logs t where t.run_id = r.id and t.seq > tail.from_seq
     ) l
-    where l.bytes <= 150000
+    group by l.bytes / 150000
+    order by min(l.seq)
   ) lines;
 end $$;
 
@@ -118,11 +119,12 @@ declare
   v_run public.agent_runs;
   v_role public.account_role;
 begin
-  select * into v_run from public.agent_runs where id = p_run_id for update;
-  v_role := private.my_role(v_run.account_id);
+  -- Asked before the row is locked, so that nobody makes a stranger's run wait. A run never changes its account.
+  v_role := private.my_role((select account_id from public.agent_runs where id = p_run_id));
   if v_role is null then
     raise exception 'There is no run %', p_run_id using errcode = 'RUN01';
   end if;
+  select * into strict v_run from public.agent_runs where id = p_run_id for update;
   if v_role = 'viewer' or (v_role = 'member' and v_run.user_id is distinct from (select auth.uid())) then
     raise exception 'Your role % in this account may read run % and not control it', v_role, p_run_id
       using errcode = 'RUN06';
@@ -172,6 +174,18 @@ create function private.remember(p_account_id uuid, p_action text, p_key text, p
   returns void language sql security definer set search_path = '' as $$
   update private.idempotency_keys set response = p_response
     where account_id = p_account_id and action = p_action and key = p_key
+$$;
+
+-- Why JSON from a caller cannot be taken, or null. Workers must be able to read back whatever is stored: their parsers
+-- stop at a depth and at the range of a double.
+create function private.json_problem(p_name text, p_value jsonb, p_max_bytes integer)
+  returns text language sql immutable set search_path = '' as $$
+  select case
+    when octet_length(p_value::text) > p_max_bytes then format('%s must be at most %s bytes', p_name, p_max_bytes)
+    when jsonb_path_exists(p_value, 'strict $.**{32}') then format('%s is nested more than 32 deep', p_name)
+    when jsonb_path_exists(p_value, 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))')
+      then format('%s has a number beyond 1e308', p_name)
+  end
 $$;
 
 -- Starts a locked run: takes the hold from its account, sets the deadline, queues it and wakes the workers.
@@ -229,8 +243,9 @@ begin
   if jsonb_typeof(coalesce(p_request -> 'input', 'null')) <> 'object' then
     raise exception 'input must be an object' using errcode = 'RUN07';
   end if;
-  if octet_length((p_request -> 'input')::text) > 262144 then
-    raise exception 'input must be at most 262144 bytes' using errcode = 'RUN07';
+  v_field := private.json_problem('input', p_request -> 'input', 262144);
+  if v_field is not null then
+    raise exception '%', v_field using errcode = 'RUN07';
   end if;
   begin
     v_account_id := coalesce((p_request ->> 'account_id')::uuid, v_user_id);
@@ -347,6 +362,7 @@ declare
   v_now timestamptz := private.clock();
   v_request public.human_requests;
   v_open integer;
+  v_problem text;
   v_answer jsonb;
 begin
   v_answer := private.recall(v_run.account_id, 'respond', p_idempotency_key,
@@ -357,8 +373,12 @@ begin
   if v_run.finished_at is not null then
     raise exception 'Run % has ended as %', p_run_id, v_run.status using errcode = 'RUN04';
   end if;
-  if p_response is null or jsonb_typeof(p_response) = 'null' or octet_length(p_response::text) > 65536 then
-    raise exception 'response must be given and at most 65536 bytes' using errcode = 'RUN07';
+  v_problem := case
+    when p_response is null or jsonb_typeof(p_response) = 'null' then 'response must be given'
+    else private.json_problem('response', p_response, 65536)
+  end;
+  if v_problem is not null then
+    raise exception '%', v_problem using errcode = 'RUN07';
   end if;
   select count(*) into v_open from public.human_requests where run_id = p_run_id and status = 'open';
   if v_open = 0 then
@@ -409,12 +429,20 @@ begin
 end $$;
 grant execute on function private.respond_run(uuid, jsonb, uuid, text) to authenticated;
 
+-- True for a step that a fork copied as it ended: what it recorded comes along.
+create function private.is_taken_over(p_run_id uuid, p_step_no integer)
+  returns boolean language sql stable set search_path = '' as $$
+  select exists (select from public.agent_steps
+    where run_id = p_run_id and step_no = p_step_no and status in ('completed', 'skipped'))
+$$;
+
 create function private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean)
   returns jsonb language plpgsql security definer set search_path = '' as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
   v_new public.agent_runs;
   v_fork integer;
+  v_fork_ended timestamptz;
   v_answer jsonb;
 begin
   v_answer := private.recall(v_run.account_id, 'retry', p_idempotency_key, jsonb_build_object('run_id', p_run_id));
@@ -428,36 +456,52 @@ begin
   -- The first step that did not complete; where all did, the engine gave up on the last result, so that is tried again.
   select coalesce(min(step_no) filter (where status in ('failed', 'cancelled')), max(step_no), 1) into v_fork
     from public.agent_steps where run_id = p_run_id;
+  if v_run.error ->> 'code' = 'max_steps' then
+    raise exception 'Run % ended at its limit of % steps, which a retry would meet again', p_run_id, v_run.max_steps
+      using errcode = 'RUN02', hint = 'Create a new run with a higher max_steps.';
+  end if;
+  select coalesce(finished_at, 'infinity') into v_fork_ended
+    from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
   insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits,
       resumes_as, step_count, forked_from, fork_step, revision)
     values (v_run.account_id, (select auth.uid()), v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds,
-      v_run.max_credits, v_run.resumes_as, v_fork - 1, p_run_id, v_fork, 1)
+      v_run.max_credits, v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
     returning * into v_new;
-  -- Steps before the fork are taken over as they ended; they cost nothing again.
+  -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel
+  -- siblings too. It costs nothing again, and its order stays, for the new run's revisions go on from the old one's.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
       max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, finished_revision)
     select v_new.id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
-      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, 1
-    from public.agent_steps where run_id = p_run_id and step_no < v_fork and status in ('completed', 'skipped');
-  -- The step at the fork is tried again under its old effect_key, so that a provider can tell a repeat.
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at,
+      finished_revision
+    from public.agent_steps
+    where run_id = p_run_id and status in ('completed', 'skipped') and step_no <> v_fork
+      and (step_no < v_fork or started_at < v_fork_ended);
+  -- The step at the fork, and siblings that did not complete either, are tried again under their old effect_key, so that
+  -- a provider can tell a repeat.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
       effect_key, input, timeout_seconds, credits_bound)
     select v_new.id, step_no, account_id, key, kind, name, phase, 'pending', max_attempts, effect,
       effect_key, input, timeout_seconds, credits_bound
-    from public.agent_steps where run_id = p_run_id and step_no = v_fork;
-  update public.agent_runs set step_count = greatest(step_count,
-      (select coalesce(max(step_no), 0) from public.agent_steps where run_id = v_new.id))
-    where id = v_new.id;
+    from public.agent_steps
+    where run_id = p_run_id
+      and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and started_at < v_fork_ended));
+  update public.agent_runs
+    set step_count = (select coalesce(max(step_no), 0) from public.agent_steps where run_id = v_new.id)
+    where id = v_new.id
+    returning * into v_new;
   insert into public.agent_messages (run_id, account_id, step_no, role, content, created_at)
     select v_new.id, account_id, step_no, role, content, created_at
-    from public.agent_messages where run_id = p_run_id and step_no < v_fork order by message_no;
+    from public.agent_messages m
+    where m.run_id = p_run_id and private.is_taken_over(v_new.id, m.step_no) order by m.message_no;
   insert into public.agent_plans (run_id, number, account_id, step_no, goal, phases, reason, created_at)
     select v_new.id, number, account_id, step_no, goal, phases, reason, created_at
-    from public.agent_plans where run_id = p_run_id and step_no < v_fork;
+    from public.agent_plans p where p.run_id = p_run_id and private.is_taken_over(v_new.id, p.step_no);
   insert into public.agent_artifacts (run_id, account_id, step_no, name, content_type, content, size_bytes, created_at)
     select v_new.id, account_id, step_no, name, content_type, content, size_bytes, created_at
-    from public.agent_artifacts where run_id = p_run_id and step_no < v_fork order by artifact_no;
+    from public.agent_artifacts a
+    where a.run_id = p_run_id and private.is_taken_over(v_new.id, a.step_no) order by a.artifact_no;
 
   if p_autostart then
     v_new := private.queue_run(v_new);

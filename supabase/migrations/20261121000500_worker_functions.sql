@@ -42,9 +42,10 @@ create function private.sweep_runs(p_limit integer, p_now timestamptz)
   returns integer language plpgsql security definer set search_path = '' as $$
 declare
   v_row record;
+  v_verdicts jsonb;
   v_ended integer := 0;
 begin
-  for v_row in
+  select jsonb_agg(v) into v_verdicts from (
     with stuck as (
       select r.id, r.stop_requested_at, r.deadline_at, r.attempt, r.max_attempts, r.error
       from public.agent_runs r
@@ -69,7 +70,21 @@ begin
       select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
         from late
     )
-    select status, array_agg(id order by id) as ids, array_agg(error order by id) as errors from verdict group by status
+    select * from verdict
+  ) v;
+  if v_verdicts is null then
+    return 0;
+  end if;
+  -- All accounts at once and in order, before the first ending touches one.
+  perform 1 from public.credit_accounts c
+    where c.account_id in (
+      select r.account_id from public.agent_runs r
+      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id)
+    order by c.account_id for update;
+  for v_row in
+    select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
+    from jsonb_to_recordset(v_verdicts) as v (id uuid, status public.run_status, error jsonb)
+    group by v.status
   loop
     perform private.end_runs(v_row.ids, v_row.status, v_row.errors);
     v_ended := v_ended + cardinality(v_row.ids);
@@ -165,11 +180,11 @@ end $$;
 -- Commits a batch of transitions, one element of "runs" a run, everything else flat and keyed by run_id:
 --   {"v": 1, "lease_seconds": 15,
 --    "runs":      [{run_id, lease_id, revision, status?, available_in?, output?, error?, new_steps, completed, in_flight,
---                   charge, released, wanted, lines}],
+--                   charge, released, wanted, lines, decision_lines}],
 --    "finish":    [{run_id, step_no, attempt, status, output?, error?, credits, failed, available_in?, waits_for?}],
 --    "start":     [{run_id, step_no, again, key, kind, name, phase, effect, effect_key, input, timeout_seconds,
 --                   credits_bound, max_attempts}],
---    "logs":      [{run_id, log_type, message, metadata}], "messages": [{run_id, step_no, role, content}],
+--    "logs":      [{run_id, log_type, message, metadata, of_decision}], "messages": [{run_id, step_no, role, content}],
 --    "artifacts": [{run_id, step_no, name, content_type, content}], "plans": [{run_id, step_no, goal, phases, reason}],
 --    "requests":  [{run_id, step_no, kind, prompt, options}]}
 -- A run wins if lease_id and revision both match; of a run that does not, nothing is written. Set-based: one statement a
@@ -185,6 +200,7 @@ declare
   v_won uuid[];
   v_short uuid[] := '{}';
   v_broke uuid[] := '{}';
+  v_capped uuid[];
   v_needy uuid[];
   v_needy_accounts uuid[];
   v_needs bigint[];
@@ -204,6 +220,9 @@ begin
     raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
   end if;
 
+  if (select count(*) <> count(distinct x.run_id) from jsonb_to_recordset(p_batch -> 'runs') as x (run_id uuid)) then
+    raise exception 'A batch names each run once' using errcode = 'RUN12';
+  end if;
   select array_agg(r.id) into v_won
     from (
       select r.id, r.lease_id, r.revision from public.agent_runs r
@@ -226,6 +245,16 @@ begin
     ) n
     where r.id = any (v_won) and i.wanted > 0 and (n.need > 0 or n.spend > r.max_credits);
   v_short := coalesce(v_short, '{}');
+  v_capped := v_short;
+  -- Every account that this call will touch, in order: those to draw from and those of runs that end.
+  perform 1 from public.credit_accounts c
+    where c.account_id = any (v_needy_accounts) or c.account_id in (
+      select r.account_id
+      from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, status public.run_status)
+      join public.agent_runs r on r.id = i.run_id
+      where r.id = any (v_won)
+        and (i.status in ('completed', 'failed', 'cancelled', 'timeout') or r.stop_requested_at is not null))
+    order by c.account_id for update;
   if v_needy is not null then
     -- Those over their own cap ask for nothing.
     select array_agg(x.id), array_agg(x.account), array_agg(x.need) into v_needy, v_needy_accounts, v_needs
@@ -246,16 +275,28 @@ begin
   with item as (
     select i.*,
       i.run_id = any (v_short) as short,
-      case when i.run_id = any (v_broke) then 'paused'::public.run_status else i.status end as target
+      -- A request that came while this was under way must not be lost with the lease: who lets go of a run that is to
+      -- stop ends it, and who lets go of one that is to pause leaves it paused.
+      case
+        when coalesce(w.target, r.status) not in ('queued', 'awaiting_input', 'paused') then w.target
+        when r.stop_requested_at is not null then 'cancelled'
+        when r.pause_requested_at is not null then 'paused'
+        else w.target
+      end as target
     from jsonb_to_recordset(p_batch -> 'runs') as i (
       run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
-      new_steps integer, completed boolean, charge bigint, released bigint, wanted bigint, lines integer)
+      new_steps integer, completed boolean, charge bigint, released bigint, wanted bigint, lines integer,
+      decision_lines integer)
+    join public.agent_runs r on r.id = i.run_id
+    cross join lateral (
+      select case when i.run_id = any (v_broke) then 'paused'::public.run_status else i.status end as target
+    ) w
     where i.run_id = any (v_won)
   ), before as (
     select r.id, r.status, r.log_seq, r.broadcast_seq, r.broadcast_at,
       i.target is not null and i.target <> r.status as moved,
       coalesce(i.target, r.status) as target,
-      i.lines + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
+      i.lines - case when i.short then i.decision_lines else 0 end + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
     from public.agent_runs r join item i on i.run_id = r.id
   ), written as (
     update public.agent_runs r set
@@ -372,11 +413,18 @@ begin
         from (
           select x.run_id, 1 as rank, x.position, x.log_type, x.message, x.metadata
             from rows from (jsonb_to_recordset(p_batch -> 'logs')
-              as (run_id uuid, log_type public.log_type, message text, metadata jsonb)) with ordinality
-              as x (run_id, log_type, message, metadata, position)
+              as (run_id uuid, log_type public.log_type, message text, metadata jsonb, of_decision boolean))
+              with ordinality as x (run_id, log_type, message, metadata, of_decision, position)
+            -- A decision that starts nothing is drawn again later, and says its lines then.
+            where not (x.of_decision and x.run_id = any (v_short))
           union all
-          select b.id, 2, 1, 'warning', 'Out of credits: the run is paused until credits are added and it is resumed',
-            '{"event": "out_of_credits"}' from unnest(v_broke) as b (id)
+          select b.id, 2, 1, 'warning',
+            case when b.id = any (v_capped)
+              then 'Out of credits: the next step does not fit the run''s own limit (max_credits)'
+              else 'Out of credits: the run is paused until credits are added and it is resumed' end,
+            jsonb_build_object('event', 'out_of_credits', 'limit', case when b.id = any (v_capped) then 'run'
+              else 'account' end)
+            from unnest(v_broke) as b (id)
           union all
           select m.id, 3, 1, 'state_transition', m.was || ' -> ' || m.is_now,
             jsonb_build_object('from', m.was, 'to', m.is_now)
@@ -486,7 +534,11 @@ create function private.publish_deltas(p_deltas jsonb)
       select d.run_id, d.step_no, d.attempt, d."offset", d.text
       from jsonb_to_recordset(p_deltas) as d (
         run_id uuid, lease_id uuid, step_no integer, attempt integer, "offset" integer, text text)
+      join public.agent_steps s on s.run_id = d.run_id and s.step_no = d.step_no and s.attempt = d.attempt
+        and s.status = 'running' and s.waits_for is null
       join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
+      order by r.id
+      for share of r  -- not while the run is ending: its rows would stay behind
       on conflict do nothing
       returning *
   )

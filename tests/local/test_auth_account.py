@@ -8,9 +8,9 @@ import time
 import httpx
 import jwt
 import pytest
+from supabase import AsyncClient, ClientOptions, create_client
 from supabase_auth.errors import AuthApiError, AuthWeakPasswordError
 
-from supabase import AsyncClient, ClientOptions, create_client
 from tests.support.auth import bearer, new_email, refresh, signed_up, sql
 from tests.support.stack import PASSWORD, Stack
 

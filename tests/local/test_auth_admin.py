@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from supabase import AsyncClient
 from supabase_auth.errors import AuthApiError
 
-from supabase import AsyncClient
 from tests.support.auth import bearer, new_email, refresh, signed_up, sql
 from tests.support.stack import PASSWORD, Stack
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from supabase import AsyncClient
 from supabase_auth.errors import AuthApiError
 
-from supabase import AsyncClient
 from tests.support.auth import new_email, refresh, signed_up, sql
 from tests.support.stack import PASSWORD, Stack
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 import pytest
 import pytest_asyncio
 from postgrest.exceptions import APIError
-
 from supabase import AsyncClient
+
 from tests.support.rest import Shop, open_shop
 
 

@@ -9,10 +9,10 @@ import pytest_asyncio
 from postgrest.exceptions import APIError
 from postgrest.types import ReturnMethod
 from starlette.requests import Request
+from supabase import AsyncClient
 
 from local.rest.body import MAX_BYTES, read_body
 from local.rest.errors import ApiError
-from supabase import AsyncClient
 from tests.support.rest import Shop, open_shop
 
 REPRESENTATION = {"Prefer": "return=representation"}

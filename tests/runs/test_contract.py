@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from shared.database import Database
 from shared.errors import AppError, Forbidden, InvalidInput
+from shared.runs.engine import HumanRequest
 from shared.runs.models import NewArtifact, NewLog, NewMessage, NewPlan, Records, RunView, StepError
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.store import Advance, Delta, FinishStep, RunStore, StartStep
@@ -20,6 +25,7 @@ from tests.support.runs import (
     connect,
     credit_account,
     log_lines,
+    new_person,
     run_row,
     set_available,
     step_rows,
@@ -259,22 +265,28 @@ async def test_a_hold_is_topped_up_from_the_account_when_a_step_needs_more(
     await assert_books_balance(database_url, person.id)
 
 
-@pytest.mark.parametrize(("cap", "available"), [(None, 10), (500, 10_000_000)])
+@pytest.mark.parametrize(
+    ("cap", "available", "why"),
+    [
+        (None, 10, "the run is paused until credits are added and it is resumed"),
+        (500, 10_000_000, "the next step does not fit the run's own limit (max_credits)"),
+    ],
+)
 async def test_a_step_that_fits_neither_account_nor_cap_is_not_started_and_the_run_pauses(
-    either: RunStore, person: Person, database_url: str, cap: int | None, available: int
+    either: RunStore, person: Person, database_url: str, cap: int | None, available: int, why: str
 ) -> None:
     run_id = await person.queue(max_credits=cap)
     await set_available(database_url, person.id, available)
     view = (await claim(either)).views[0]
 
-    answer = await advance(either, first_step(view, bound=2_000_000))
+    answer = await advance(either, first_step(view, bound=2_000_000, logs=(NewLog("info", "said when it starts"),)))
 
     assert (answer.won, answer.short, answer.status, answer.lease_id) == (True, True, RunStatus.PAUSED, None)
     assert await step_rows(database_url, run_id) == []
-    assert (await log_lines(database_url, run_id))[-2][1:] == (
-        "warning",
-        "Out of credits: the run is paused until credits are added and it is resumed",
-    )
+    lines = await log_lines(database_url, run_id)
+    assert lines[-2][1:] == ("warning", f"Out of credits: {why}")
+    assert "said when it starts" not in [message for _, _, message in lines]
+    assert [seq for seq, _, _ in lines] == list(range(1, len(lines) + 1))
 
 
 async def test_a_failed_attempt_is_booked_and_the_step_may_start_again(
@@ -386,3 +398,94 @@ def test_a_refusal_of_the_database_is_forbidden() -> None:
     from shared.errors import error_for
 
     assert isinstance(error_for("42501", "permission denied for table x"), Forbidden)
+
+
+@pytest.mark.parametrize(
+    "leaving", [RunStatus.QUEUED, RunStatus.AWAITING_INPUT, RunStatus.PAUSED], ids=lambda status: status.value
+)
+@pytest.mark.parametrize(("request_", "becomes"), [("stop", "cancelled"), ("pause", "paused")])
+async def test_a_request_that_crosses_an_advance_which_lets_go_is_not_lost(
+    either: RunStore, person: Person, database_url: str, leaving: RunStatus, request_: str, becomes: str
+) -> None:
+    """The person was told that the run stops; the worker did not know it yet when it let go."""
+    run_id = await person.queue()
+    view = (await claim(either)).views[0]
+    started = await advance(either, first_step(view))
+    await person.call("control_run", run_id, request_)
+
+    asks = FinishStep(1, 1, StepStatus.RUNNING, waits_for="human", request=HumanRequest("?"))
+    answer = await advance(either, after(view, started.revision, asks, status=leaving, available_in=0.0))
+
+    assert answer.status == becomes
+    assert (await run_row(database_url, run_id))["status"] == becomes
+    await assert_books_balance(database_url, person.id)
+
+
+async def test_a_batch_that_names_a_run_twice_is_refused(either: RunStore, person: Person) -> None:
+    """Else a stale item could ride on the present holder's."""
+    await person.queue()
+    view = (await claim(either)).views[0]
+
+    with pytest.raises(AppError, match="names each run once"):
+        await either.advance([first_step(view), replace(first_step(view), lease_id=uuid4())], lease_seconds=15)
+
+
+async def test_model_output_that_comes_after_its_step_ended_is_dropped(either: RunStore, person: Person) -> None:
+    run_id = await person.queue()
+    view = (await claim(either)).views[0]
+    started = await advance(either, first_step(view))
+    await advance(either, after(view, started.revision, FinishStep(1, 1, StepStatus.COMPLETED, output={})))
+    assert view.run.lease_id is not None
+
+    await either.publish([Delta(run_id, view.run.lease_id, 1, 1, 0, "late")])
+
+    assert await person.call("run_deltas", run_id) == []
+
+
+async def test_a_long_burst_of_lines_is_broadcast_whole_in_messages_that_realtime_takes(
+    either: RunStore, person: Person, database_url: str
+) -> None:
+    run_id = await person.queue()
+    view = (await claim(either)).views[0]
+    started = await advance(either, first_step(view))
+    lines = tuple(NewLog("info", "x" * 8000, {"pad": "y" * 16_000}) for _ in range(30))
+    done = FinishStep(1, 1, StepStatus.COMPLETED, output={}, records=Records(logs=lines))
+    await advance(either, after(view, started.revision, done, status=RunStatus.COMPLETED))
+
+    async with connect(database_url) as connection:
+        rows = await (
+            await connection.execute(
+                "select payload->'lines', octet_length(payload::text) from realtime.messages"
+                " where topic = %s order by inserted_at, payload->'lines'->0->'seq'",
+                [f"run:{run_id}"],
+            )
+        ).fetchall()
+
+    assert [line["seq"] for row in rows for line in row[0]] == list(range(1, 30 + 5))
+    assert max(size for _, size in rows) < 250_000
+
+
+async def test_two_workers_that_top_up_and_end_runs_of_the_same_accounts_do_not_deadlock(
+    store: RunStore, database_url: str
+) -> None:
+    """Each batch draws from one account and ends a run of the other, in opposite order."""
+    people = [await new_person(database_url) for _ in range(2)]
+
+    async def worker(owner: str, draws: Person, ends: Person) -> None:
+        for _ in range(15):
+            drawing, ending = await draws.queue(), await ends.queue()
+            views = {view.run.id: view for view in (await claim(store, owner=owner, limit=4)).views}
+            if drawing in views and ending in views:
+                item = Advance(ending, views[ending].run.lease_id or uuid4(), views[ending].run.revision)
+                await store.advance(
+                    [first_step(views[drawing], bound=1_500_000), replace(item, status=RunStatus.FAILED)],
+                    lease_seconds=15,
+                )
+            for run_id in (drawing, ending):
+                with suppress(psycopg.Error):
+                    await (draws if run_id == drawing else ends).call("control_run", run_id, "stop")
+
+    await asyncio.gather(worker("one", *people), worker("two", *reversed(people)))
+
+    for one in people:
+        await assert_books_balance(database_url, one.id)

@@ -141,6 +141,7 @@ async def test_keys_of_two_accounts_do_not_meet(person: Person, database_url: st
         ({"account_id": "mine"}, "account_id"),
         ({"status": "completed"}, "unknown field 'status'"),
         ({"input": {"text": "x" * 300_000}}, "262144 bytes"),
+        ({"input": {"deep": json.loads("[" * 40 + "]" * 40)}}, "nested more than 32 deep"),
     ],
 )
 async def test_bad_input_to_create_names_the_field(person: Person, request_: dict[str, object], named: str) -> None:
@@ -448,3 +449,51 @@ async def _furnished_run(store: RunStore, person: Person) -> None:
     )
     done = FinishStep(2, 1, StepStatus.COMPLETED, output={}, records=records)
     await store.advance([Advance(run_id, view.run.lease_id, revision, finish=(done,))], lease_seconds=15)
+
+
+async def test_a_number_that_no_worker_could_read_back_is_refused(person: Person) -> None:
+    """Jsonb takes 1e400, parsers of doubles do not: a run with it could never be claimed."""
+    with pytest.raises(psycopg.Error, match="beyond 1e308") as caught:
+        await person.call("create_run", '{"engine": "list", "input": {"n": [1e400]}}')
+
+    assert caught.value.sqlstate == "RUN07"
+
+
+async def test_retry_takes_parallel_siblings_over_and_keeps_every_effect_key(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    """Three calls of one turn: one failed, one completed, one was cut off. None may happen twice unrecognised."""
+    run_id = await person.queue()
+    view = (await claim(store)).views[0]
+    lease = view.run.lease_id
+    assert lease is not None
+    starts = tuple(StartStep(n, uuid4(), step) for n, step in enumerate(steps(3, effect="effectful"), 1))
+    first = Advance(run_id, lease, view.run.revision, start=starts, status=RunStatus.EXECUTING)
+    revision = (await store.advance([first], lease_seconds=15))[run_id].revision
+    ends = (
+        FinishStep(1, 1, StepStatus.FAILED, failed=True),
+        FinishStep(2, 1, StepStatus.COMPLETED, output={"sent": True}),
+    )
+    await store.advance([Advance(run_id, lease, revision, finish=ends, status=RunStatus.FAILED)], lease_seconds=15)
+
+    retried = await person.call("retry_run", run_id)
+
+    copied = await step_rows(database_url, UUID(retried["run_id"]))
+    assert [(step["step_no"], step["status"]) for step in copied] == [
+        (1, "pending"),
+        (2, "completed"),
+        (3, "pending"),
+    ]
+    assert [step["effect_key"] for step in copied] == [str(start.effect_key) for start in starts]
+
+
+async def test_a_run_at_its_limit_of_steps_says_that_a_retry_would_not_help(person: Person, database_url: str) -> None:
+    run_id = await person.queue()
+    await person.call("control_run", run_id, "stop")
+    async with connect(database_url) as connection:
+        await connection.execute(
+            """update public.agent_runs set error = '{"code": "max_steps"}' where id = %s""", [run_id]
+        )
+
+    with pytest.raises(psycopg.Error, match="limit of 100 steps"):
+        await person.call("retry_run", run_id)
