@@ -61,12 +61,9 @@ async def agent_logs(call: Call[LogsQuery]) -> Answer:
         events = LogStream(source, after=query.after if after is None else after, limits=limits).events()
         headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-    lines = await source.lines(after=query.after, limit=query.limit)
-    if len(lines) == query.limit:
-        return 200, Lines(logs=lines, next_after=lines[-1].seq, done=False)
-    # Up to the head's seq, read before the lines, there is nothing more but what `types` left out.
-    last = lines[-1].seq if lines else query.after
-    return 200, Lines(logs=lines, next_after=max(last, head.log_seq), done=head.status.ended)
+    reading = await source.lines(head, after=query.after, limit=query.limit)
+    done = head.status.ended and reading.is_all
+    return 200, Lines(logs=reading.lines, next_after=reading.reached, done=done)
 
 
 def _last_event_id(value: str | None) -> int | None:

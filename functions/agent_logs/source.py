@@ -24,6 +24,20 @@ class Head:
     log_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Lines in order.
+
+    Attributes:
+        reached: Nothing up to this seq is still to be read.
+        is_all: These are the last up to the head's seq.
+    """
+
+    lines: list[LogLine]
+    reached: int
+    is_all: bool
+
+
 class Delta(BaseModel):
     """A piece of the text that an open step's model is writing, `offset` characters from its start."""
 
@@ -57,8 +71,20 @@ class LogSource:
         row = rows[0]
         return Head(RunStatus(cast("str", row["status"])), cast("int", row["revision"]), cast("int", row["log_seq"]))
 
-    async def lines(self, *, after: int, limit: int) -> list[LogLine]:
-        """Read the first `limit` lines behind seq `after`."""
+    async def lines(self, head: Head, *, after: int, limit: int) -> Reading:
+        """Read the first `limit` lines behind seq `after`; `head` was read before."""
+        lines: list[LogLine] = []
+        reached = after
+        while reached < head.log_seq and len(lines) < limit:
+            page = await self._page(after=reached, limit=limit - len(lines))
+            # Only an empty page ends the log early. A short one may have been cut by PostgREST's own max-rows.
+            if not page:
+                return Reading(lines, head.log_seq if self.types else reached, is_all=True)
+            lines += page
+            reached = page[-1].seq
+        return Reading(lines, reached, is_all=reached >= head.log_seq)
+
+    async def _page(self, *, after: int, limit: int) -> list[LogLine]:
         query = self.database.table("agent_task_logs").select(LogLine.COLUMNS).eq("run_id", str(self.run_id))
         if self.types:
             query = query.in_("log_type", list(self.types))

@@ -94,16 +94,10 @@ class LogStream:
         """Read what is new. Nothing is marked as sent before every read has succeeded."""
         head = await self._source.head()
         being_written = await self._source.deltas() if head.status.leased and not self._source.types else []
-        lines: list[LogLine] = []
-        if head.log_seq > self._after:
-            lines = await self._source.lines(after=self._after, limit=BATCH_LINES)
+        reading = await self._source.lines(head, after=self._after, limit=BATCH_LINES)
         events = [_event("delta", _json(delta)) for delta in self._unseen(being_written)]
-        events += [_event(line.log_type, _json(line), line.seq) for line in lines]
-        self._head = head
-        self._more = len(lines) == BATCH_LINES
-        # Up to the head's seq there is nothing behind a batch that is not full, but what `types` left out.
-        last = lines[-1].seq if lines else self._after
-        self._after = last if self._more else max(last, head.log_seq)
+        events += [_event(line.log_type, _json(line), line.seq) for line in reading.lines]
+        self._head, self._after, self._more = head, reading.reached, not reading.is_all
         if self._is_done and not self._more:
             done = {"run_id": str(self._source.run_id), "status": head.status, "revision": head.revision}
             events.append(_event("done", orjson.dumps(done)))

@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 
 from shared.runs.status import RunStatus
 from tests.functions.visitor import Visitor
+from tests.support.stack import Stack
 
 
 class Event(NamedTuple):
@@ -77,6 +79,63 @@ async def test_polling_moves_past_lines_of_other_types(owner: Visitor, held_run)
 
     assert [line["message"] for line in page["logs"]] == ["careful"]
     assert page["next_after"] == (await owner.run(run_id))["log_seq"]
+
+
+@pytest.fixture
+def two_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project whose REST interface gives fewer rows than were asked for (its setting max-rows)."""
+    monkeypatch.setattr("local.rest.relation_plans.MAX_ROWS", 2)
+
+
+@pytest.mark.usefixtures("two_rows_at_most")
+async def test_polling_skips_no_line_where_the_database_cuts_answers_short(owner: Visitor, held_run):
+    run_id, worker = await held_run()
+    await worker.say("one", "two", "three")
+
+    page = (await owner.get("agent-logs", run_id=run_id)).json()
+
+    assert [line["seq"] for line in page["logs"]] == [1, 2, 3, 4, 5]
+    assert (page["next_after"], page["done"]) == (5, False)
+
+
+@pytest.mark.usefixtures("two_rows_at_most")
+async def test_polling_for_types_skips_no_line_where_the_database_cuts_answers_short(owner: Visitor, held_run):
+    run_id, worker = await held_run()
+    await worker.say("one", "two", "three", log_type="warning")
+    await worker.say("quiet")
+
+    part = (await owner.get("agent-logs", run_id=run_id, types="warning")).json()
+    rest = (await owner.get("agent-logs", run_id=run_id, types="warning", after=part["next_after"])).json()
+
+    assert [line["message"] for line in part["logs"] + rest["logs"]] == ["one", "two", "three"]
+    assert rest["next_after"] == (await owner.run(run_id))["log_seq"]
+
+
+@pytest.mark.usefixtures("two_rows_at_most")
+async def test_a_stream_skips_no_line_where_the_database_cuts_answers_short(owner: Visitor):
+    run_id = (await owner.create(autostart=True))["run_id"]
+    await owner.act("pause", run_id)
+    await owner.act("resume", run_id)
+    await owner.act("stop", run_id)
+
+    *lines, done = await collect(owner, run_id=run_id)
+
+    assert [event.id for event in lines] == [str(seq) for seq in range(1, (await owner.run(run_id))["log_seq"] + 1)]
+    assert len(lines) > 2
+    assert done.name == "done"
+
+
+async def test_lines_that_were_deleted_keep_nobody_waiting(owner: Visitor, stack: Stack):
+    run_id = (await owner.create(autostart=True))["run_id"]
+    await owner.act("stop", run_id)
+    async with await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as connection:
+        await connection.execute("delete from public.agent_task_logs where run_id = %s", [run_id])
+
+    page = (await owner.get("agent-logs", run_id=run_id)).json()
+    events = await collect(owner, run_id=run_id)
+
+    assert (page["logs"], page["done"]) == ([], True)
+    assert [event.name for event in events] == ["done"]
 
 
 async def test_a_stream_of_an_ended_run_gives_all_and_is_done(owner: Visitor):
