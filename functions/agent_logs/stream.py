@@ -14,16 +14,12 @@ from typing import Final
 
 import orjson
 
+from functions.agent_logs.pace import FASTEST_SECONDS, next_pause
 from functions.agent_logs.source import Delta, Head, LogSource
 from shared.errors import AppError, DatabaseUnavailable
 from shared.run_views import LogLine
-from shared.runs.status import RunStatus
 
 BATCH_LINES: Final = 500
-FASTEST_SECONDS: Final = 0.1  # between two reads, right after something came
-ACTIVE_SECONDS: Final = 0.2  # at most, while a worker holds the run or is about to
-PARKED_SECONDS: Final = 1.0  # at most, while nothing but a person or a timer moves it
-QUIET_SECONDS: Final = 30.0  # a queued run that is silent this long waits for a timer
 HEARTBEAT_SECONDS: Final = 15.0  # proxies close connections that are silent for 30 to 60
 RECONNECT_MS: Final = 200  # after a slice that ended as planned
 BROKEN_RECONNECT_MS: Final = 1000  # after a connection that broke
@@ -65,7 +61,8 @@ class LogStream:
             try:
                 events = await self._read()
             except DatabaseUnavailable:
-                events = []  # it may be restarting: stay, because EventSource takes an error status for final
+                # It may be restarting: stay, because EventSource takes an error status for final.
+                events, self._head, self._more = [], None, False
             except AppError as exc:
                 yield _event("refused", orjson.dumps(exc.to_body()))
                 return
@@ -83,7 +80,8 @@ class LogStream:
             if now - spoke >= HEARTBEAT_SECONDS:
                 spoke = now
                 yield b": nothing new\n\n"
-            pause = FASTEST_SECONDS if events else min(pause * 1.5, self._longest_pause(now - came))
+            status = None if self._head is None else self._head.status
+            pause = next_pause(pause, status, quiet_seconds=now - came)
             await asyncio.sleep(pause)
 
     @property
@@ -115,13 +113,6 @@ class LogStream:
                 unseen.append(delta.model_copy(update={"offset": start, "text": delta.text[start - delta.offset :]}))
                 self._written[step] = end
         return unseen
-
-    def _longest_pause(self, quiet_seconds: float) -> float:
-        if self._head is None or self._head.status.leased:
-            return ACTIVE_SECONDS
-        if self._head.status is RunStatus.QUEUED and quiet_seconds < QUIET_SECONDS:
-            return ACTIVE_SECONDS
-        return PARKED_SECONDS
 
 
 def _event(name: str, data: bytes, event_id: int | None = None) -> bytes:
