@@ -1,0 +1,303 @@
+"""A virtual worker: it keeps the protocol of `shared.runs.execution`, and chance decides what its steps come to.
+
+It can lose replies, be cut off before a call, or be forgotten; it thaws by being used again after the clock has moved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Literal
+from uuid import UUID, uuid4
+
+from shared.runs.engine import HumanRequest
+from shared.runs.models import NewLog, NewMessage, NewStep, Records, RunId, RunView, Step, StepError
+from shared.runs.status import RunStatus, StepStatus
+from shared.runs.store import Advance, Advanced, Delta, FinishStep, StartStep
+from tests.runs.machine.world import World
+
+LEASE_SECONDS = 15.0
+BOUNDS = (0, 0, 100_000, 400_000, 1_100_000)
+PAUSES = (0.0, 30.0)
+_FAILED = StepError("broken", "It broke")
+_UNKNOWN = StepError("outcome_unknown", "Nobody saw it")
+
+Fate = Literal["heard", "unheard", "twice"]
+"""What becomes of a call: answered, committed without the caller's hearing of it, or delivered twice."""
+
+
+@dataclass
+class Provider:
+    """The outside world: how often each try of each step had its effect there."""
+
+    effects: Counter[tuple[UUID, int, int]] = field(default_factory=Counter)
+
+    def perform(self, run_id: RunId, step: Step) -> None:
+        self.effects[run_id, step.step_no, step.attempt] += 1
+        if step.effect == "effectful":
+            assert self.effects[run_id, step.step_no, step.attempt] == 1, "an effect happened twice"
+
+
+@dataclass
+class Held:
+    """One run in a worker's hands, as the worker believes it to be."""
+
+    view: RunView
+    lease_id: UUID
+    revision: int
+    status: RunStatus
+    step_count: int
+    stop: bool
+    pause: bool
+    open_steps: dict[int, Step] = field(default_factory=dict)
+    due_at: dict[int, float] = field(default_factory=dict)
+    performing: dict[int, Step] = field(default_factory=dict)
+    unknown: dict[int, Step] = field(default_factory=dict)
+    """Effectful steps that a lost worker left: they fail, whatever they did."""
+
+
+class VirtualWorker:
+    """Holds runs and moves them on by chance."""
+
+    def __init__(self, name: str, world: World, provider: Provider) -> None:
+        self.name = name
+        self.held: dict[RunId, Held] = {}
+        self._world = world
+        self._provider = provider
+
+    async def claim(self, limit: int, *, heard: bool = True) -> None:
+        answer = await self._world.store.claim(
+            owner=self.name, limit=limit, lease_seconds=LEASE_SECONDS, engines=["list"]
+        )
+        if not heard:
+            return
+        for view in answer.views:
+            assert view.run.lease_id is not None
+            run = view.run
+            held = Held(
+                view, view.run.lease_id, run.revision, run.status, run.step_count, run.stop_requested, run.pause_requested
+            )
+            self.held[run.id] = held
+            self._adopt(held, view, first=True)
+
+    async def beat(self) -> None:
+        leases = {run_id: held.lease_id for run_id, held in self.held.items()}
+        if not leases:
+            return
+        for beat in await self._world.store.heartbeat(leases, lease_seconds=LEASE_SECONDS):
+            held = self.held[beat.run_id]
+            assert held.lease_id == beat.lease_id
+            held.stop |= beat.stop
+            held.pause |= beat.pause
+            if beat.revision > held.revision:
+                await self._reload(held)
+
+    async def stream(self) -> None:
+        """Publish a piece of the output of everything that is performed here."""
+        pieces = [
+            Delta(run_id, held.lease_id, number, step.attempt, 0, "text")
+            for run_id, held in self.held.items()
+            for number, step in held.performing.items()
+        ]
+        if pieces:
+            await self._world.store.publish(pieces)
+        await self._world.store.flush_logs(sorted(self.held))
+
+    def die(self) -> None:
+        self.held.clear()
+
+    async def advance(self, rng: Random, *, fate: Fate = "heard", finishing: bool = False) -> list[Advanced]:
+        """Move every held run on in one batch. `finishing`: by the shortest way to the end."""
+        items = [item for held in self.held.values() if (item := _plan(held, rng, self._world.shifted, finishing))]
+        if not items:
+            return []
+        answers = await self._world.store.advance(items, lease_seconds=LEASE_SECONDS)
+        if fate == "unheard":
+            return []
+        if fate == "twice":
+            again = await self._world.store.advance(items, lease_seconds=LEASE_SECONDS)
+            assert not any(answer.won for answer in again.values()), "one transition was committed twice"
+        for item in items:
+            await self._take(item, answers[item.run_id])
+        return list(answers.values())
+
+    async def _take(self, item: Advance, answer: Advanced) -> None:
+        held = self.held[item.run_id]
+        if not answer.won and answer.lease_id == held.lease_id:
+            await self._reload(held)
+        elif not answer.won or answer.lease_id is None:
+            del self.held[item.run_id]
+        else:
+            self._committed(held, item, answer)
+
+    def _committed(self, held: Held, item: Advance, answer: Advanced) -> None:
+        held.revision = answer.revision
+        held.status = answer.status or held.status
+        held.stop |= answer.stop
+        held.pause |= answer.pause
+        for finish in item.finish:
+            step = held.open_steps.pop(finish.step_no)
+            held.performing.pop(finish.step_no, None)
+            held.unknown.pop(finish.step_no, None)
+            if finish.status is StepStatus.PENDING:
+                self._hold(held, replace(step, status=finish.status, attempt=step.attempt + 1), finish.available_in)
+            elif finish.status is StepStatus.RUNNING:
+                waiting = replace(step, waits_for=finish.waits_for, credits_bound=0)
+                self._hold(held, waiting, finish.available_in)
+        if answer.short:
+            return
+        for start in item.start:
+            if start.again:
+                step = replace(held.open_steps[start.step_no], status=StepStatus.RUNNING, waits_for=None)
+            else:
+                step = start.recorded()
+                held.step_count += 1
+            self._hold(held, step, None)
+            self._perform(held, step)
+
+    async def _reload(self, held: Held) -> None:
+        view = await self._world.store.load(held.view.run.id)
+        if view is not None and view.run.lease_id == held.lease_id:
+            self._adopt(held, view, first=False)
+
+    def _adopt(self, held: Held, view: RunView, *, first: bool) -> None:
+        run = view.run
+        held.revision, held.status, held.step_count = run.revision, run.status, run.step_count
+        held.open_steps.clear()
+        for step in view.open_steps:
+            self._hold(held, step, step.due_in_seconds)
+        for known in (held.performing, held.unknown):
+            for number, step in list(known.items()):
+                now = held.open_steps.get(number)
+                if now is None or now.attempt != step.attempt or not _is_performed(now):
+                    del known[number]
+        for number, step in held.open_steps.items():
+            if not _is_performed(step) or number in held.performing or number in held.unknown:
+                continue
+            if first and step.effect == "effectful":
+                held.unknown[number] = step
+            else:
+                self._perform(held, step)
+
+    def _hold(self, held: Held, step: Step, due_in: float | None) -> None:
+        held.open_steps[step.step_no] = step
+        held.due_at[step.step_no] = float("inf") if due_in is None else self._world.shifted + due_in
+
+    def _perform(self, held: Held, step: Step) -> None:
+        self._provider.perform(held.view.run.id, step)
+        held.performing[step.step_no] = step
+
+
+def _is_performed(step: Step) -> bool:
+    return step.status is StepStatus.RUNNING and step.waits_for is None
+
+
+def _plan(held: Held, rng: Random, now: float, finishing: bool) -> Advance | None:
+    """The next transition of one run; None when it has nothing to say."""
+    item = Advance(held.view.run.id, held.lease_id, held.revision)
+    lost = [_finish(step, StepStatus.FAILED, error=_UNKNOWN, failed=True) for step in held.unknown.values()]
+    if held.stop:
+        done = [_outcome(step, rng) for step in held.performing.values() if rng.random() < 0.5]
+        return replace(item, finish=(*lost, *done), status=RunStatus.CANCELLED)
+    if held.pause:
+        return _let_go(held, item, lost, RunStatus.PAUSED)
+    if not finishing and rng.random() < 0.1:
+        return _let_go(held, item, lost, RunStatus.QUEUED)
+    if not finishing and rng.random() < 0.05:
+        return replace(item, finish=tuple(lost), status=RunStatus.FAILED, error=_FAILED)
+    finish = lost + [
+        _done(step) if finishing else _outcome(step, rng)
+        for step in held.performing.values()
+        if finishing or rng.random() < 0.7
+    ]
+    due = [step for number, step in held.open_steps.items() if held.due_at[number] <= now]
+    finish += [_done(step) for step in due if step.waits_for == "timer"]
+    again = [step for step in due if step.status is StepStatus.PENDING]
+    ended = sum(one.status.ended for one in finish)
+    nothing_open = ended == len(held.open_steps)
+    if nothing_open and (finishing or rng.random() < 0.25):
+        if held.status is RunStatus.PLANNING:
+            return replace(item, finish=tuple(finish), status=RunStatus.EXECUTING)
+        return replace(item, finish=tuple(finish), status=RunStatus.COMPLETED, output={"done": True})
+    fresh = 0 if finishing else rng.randint(1 if nothing_open else 0, 2)
+    start = tuple(StartStep(step.step_no, step.effect_key, step.to_new(), again=True) for step in again)
+    start += tuple(StartStep(held.step_count + n, uuid4(), _new_step(held, n, rng)) for n in range(1, fresh + 1))
+    in_flight = len(held.performing.keys() - {one.step_no for one in finish})
+    item = replace(item, finish=tuple(finish), start=start, in_flight=in_flight)
+    if start:
+        planned = held.status is RunStatus.PLANNING and rng.random() < 0.7
+        return replace(item, status=RunStatus.EXECUTING if planned else None, logs=(NewLog("info", "Goes on"),))
+    if in_flight:
+        return item if finish else None
+    return _resting(held, item, now)
+
+
+def _resting(held: Held, item: Advance, now: float) -> Advance | None:
+    """Nothing runs and nothing starts: the run waits without a lease."""
+    after = {number: (step.waits_for, held.due_at[number] - now) for number, step in held.open_steps.items()}
+    for one in item.finish:
+        del after[one.step_no]
+        if not one.status.ended:
+            after[one.step_no] = (one.waits_for, float("inf") if one.available_in is None else one.available_in)
+    timed = [due_in for waits_for, due_in in after.values() if waits_for in {None, "timer"}]
+    if timed:
+        return replace(item, status=RunStatus.QUEUED, available_in=max(0.0, min(timed)))
+    if after:
+        return replace(item, status=RunStatus.AWAITING_INPUT)
+    return item if item.finish else None
+
+
+def _let_go(held: Held, item: Advance, lost: list[FinishStep], status: RunStatus) -> Advance | None:
+    """Give everything back that may be repeated; what has effects is awaited first."""
+    effectful = {number: step for number, step in held.performing.items() if step.effect == "effectful"}
+    if effectful:
+        return replace(item, finish=(*lost, *map(_done, effectful.values())), in_flight=1)
+    returned = [
+        _finish(step, StepStatus.PENDING, bound=step.credits_bound, available_in=0.0)
+        for step in held.performing.values()
+    ]
+    available_in = 0.0 if status is RunStatus.QUEUED else None
+    return replace(item, finish=(*lost, *returned), status=status, available_in=available_in)
+
+
+def _outcome(step: Step, rng: Random) -> FinishStep:
+    cost = rng.choice((0, step.credits_bound // 2, step.credits_bound))
+    match rng.choice(("done", "done", "failed", "again", "timer", "human")):
+        case "failed":
+            return _finish(step, StepStatus.FAILED, error=_FAILED, failed=True, credits=cost)
+        case "again":
+            return _finish(
+                step, StepStatus.PENDING, error=_FAILED, failed=True, credits=cost, available_in=rng.choice(PAUSES)
+            )
+        case "timer":
+            return _finish(
+                step, StepStatus.RUNNING, credits=cost, waits_for="timer", available_in=rng.choice(PAUSES)
+            )
+        case "human":
+            question = HumanRequest("Which?")
+            return _finish(step, StepStatus.RUNNING, credits=cost, waits_for="human", request=question)
+        case _:
+            return replace(_done(step), credits=cost)
+
+
+def _done(step: Step) -> FinishStep:
+    records = Records(
+        logs=(NewLog("tool_success", f"did {step.key}"),),
+        messages=(NewMessage("assistant", [{"type": "text", "text": step.key}]),),
+    )
+    return _finish(step, StepStatus.COMPLETED, output={"token": str(uuid4())}, records=records)
+
+
+def _finish(step: Step, status: StepStatus, **what: object) -> FinishStep:
+    return FinishStep(step.step_no, step.attempt, status, **{"bound": step.credits_bound, **what})  # type: ignore[arg-type]
+
+
+def _new_step(held: Held, n: int, rng: Random) -> NewStep:
+    return NewStep(
+        key=f"s{held.step_count + n}",
+        kind="test",
+        name="A step",
+        effect=rng.choice(("pure", "idempotent", "effectful")),
+        credits_bound=rng.choice(BOUNDS),
+    )
