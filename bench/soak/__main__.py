@@ -26,7 +26,8 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
     console.print(
         f"Soak: {options.minutes:g} minutes, {options.workers} workers, {options.rate:g} runs/s, a worker killed every"
-        f" {options.kill_every:g} s, PostgreSQL crashed every {options.restart_every:g} s, seed {seed}"
+        f" {options.kill_every:g} s, PostgreSQL crashed every {options.restart_every:g} s, seed {seed}",
+        soft_wrap=True,
     )
     wanted = Options(
         seconds=options.minutes * 60,
@@ -38,14 +39,14 @@ def main() -> int:
         log_dir=options.log_dir,
     )
     try:
-        lost = asyncio.run(soak(wanted, console))
+        broken = asyncio.run(soak(wanted, console))
     except CutShort:
         print("Cut short: not everything had ended, so nothing was verified.", file=sys.stderr)
         return 130
     except StackError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    return 1 if lost and options.must_hold else 0
+    return 1 if broken and options.must_hold else 0
 
 
 def _options() -> argparse.Namespace:
@@ -63,7 +64,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, help="draw the same runs and faults again")
     parser.add_argument("--log-dir", type=_directory, metavar="DIR", help="keep what the processes logged here")
-    parser.add_argument("--assert", dest="must_hold", action="store_true", help="exit with 1 if anything was lost")
+    parser.add_argument("--assert", dest="must_hold", action="store_true", help="exit with 1 if a promise was broken")
     options = parser.parse_args()
     if options.minutes <= 0 or options.workers < 1 or options.rate <= 0:
         parser.error("--minutes and --rate must be positive, --workers at least 1")

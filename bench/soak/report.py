@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -59,23 +59,25 @@ def show(console: Console, load: Load, faults: Faults, account: Account, tally: 
         ("a dead worker's run waited at most", f"{faults.longest_overdue:.1f} s beyond its lease"),
         ("what workers logged", _said(faults.said)),
     ])  # fmt: skip
-    show_verdicts(console, account.verdicts)
+    _verdicts(console, account.verdicts)
 
 
-def show_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
+def _verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     table = Table(title="Promises", title_justify="left", expand=True)
     table.add_column("", ratio=1)
     table.add_column("looked at", justify="right", no_wrap=True)
     table.add_column("broken", justify="right", no_wrap=True)
-    lost = 0
+    broken = [verdict for verdict in verdicts if verdict.broken]
     for verdict in verdicts:
-        lost += len(verdict.broken)
         style = "bold red" if verdict.broken else None
         table.add_row(verdict.sentence, f"{verdict.looked_at:,}", f"{len(verdict.broken):,}", style=style)
         for case in verdict.broken[:EXAMPLES]:
             table.add_row(f"  {case}", style="red")
     console.print(table)
-    console.print(f"Lost or broken: {lost:,}" if lost else "Lost: nothing", style="bold red" if lost else "bold green")
+    if broken:
+        console.print(f"Broken: {len(broken)} of {len(verdicts)} promises", style="bold red")
+    else:
+        console.print("Lost: nothing", style="bold green")
 
 
 def _figures(console: Console, title: str, rows: list[tuple[str, str]]) -> None:

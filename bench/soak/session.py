@@ -54,7 +54,7 @@ class CutShort(Exception):  # noqa: N818 - says what happened
 
 
 async def soak(options: Options, console: Console) -> int:
-    """Run it, print the report, and return how much was lost or broken.
+    """Run it, print the report, and return how many promises were broken.
 
     The first SIGINT or SIGTERM ends the load early; everything is drained and verified all the same.
 
@@ -182,7 +182,7 @@ class _Session:
         )
         faults = Faults(workers.killed, self._outages.seconds, people.longest_overdue, said)
         show(self._console, load, faults, account, people.tally)
-        return account.lost
+        return account.broken
 
 
 _DONE = """

@@ -36,8 +36,9 @@ class Account:
     figures: dict[str, int] = field(default_factory=dict)
 
     @property
-    def lost(self) -> int:
-        return sum(len(verdict.broken) for verdict in self.verdicts)
+    def broken(self) -> int:
+        """How many promises were."""
+        return sum(bool(verdict.broken) for verdict in self.verdicts)
 
 
 def verify(connection: Connection, told: Told, calls: Mapping[UUID, Calls]) -> Account:
