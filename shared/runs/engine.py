@@ -109,6 +109,13 @@ class StepContext(Protocol):
         """Show model output while it is being written; not stored beyond the step."""
         ...
 
+    def spent(self, micro_credits: int) -> None:
+        """Say what this attempt has cost so far, as far as known.
+
+        Booked when the attempt is interrupted, times out or raises; an outcome says its own cost.
+        """
+        ...
+
     async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
         """Load the newest artifact of each name; a name that does not exist is absent."""
         ...

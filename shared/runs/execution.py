@@ -19,7 +19,7 @@ from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Decision, Engine, Fail, Finish, Outcome, StartSteps, Wait
 from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunId, RunView, Step, StepError, StepResult
 from shared.runs.open_steps import OpenSteps
-from shared.runs.performer import Context, perform
+from shared.runs.performer import Context, Meter, perform
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.store import Advance, Advanced, Delta, FinishStep, RunStore, StartStep
 
@@ -372,8 +372,8 @@ class Execution:
 
     # -- performing ---------------------------------------------------------------------------------------------
 
-    async def _perform(self, step: Step) -> Outcome:
-        context = Context(self._run, step, store=self._host.store, emit=self._emit)
+    async def _perform(self, step: Step, meter: Meter) -> Outcome:
+        context = Context(self._run, step, meter, store=self._host.store, emit=self._emit)
         return await perform(self._engine, self._state, step, context)
 
     def _emit(self, step: Step, offset: int, text: str) -> None:

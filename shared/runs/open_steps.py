@@ -6,18 +6,22 @@ An outcome stays in hand until the advance that carries it has won, so a lost ra
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Done, Failed, HumanRequest, Outcome
 from shared.runs.models import Step
-from shared.runs.performer import unknown_outcome
+from shared.runs.performer import Meter, unknown_outcome
 from shared.runs.status import StepStatus
 from shared.runs.store import FinishStep
 
-Performance = Callable[[Step], Coroutine[Any, Any, Outcome]]
+log = logging.getLogger(__name__)
+
+Performance = Callable[[Step, Meter], Coroutine[Any, Any, Outcome]]
+INTERRUPT_SECONDS: Final = 10.0  # what a cancelled step may take to go; after that nobody waits for it
 
 
 class OpenSteps:
@@ -33,7 +37,8 @@ class OpenSteps:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._outcomes: dict[int, tuple[Step, Outcome]] = {}
         self._in_hand: dict[int, tuple[Step, Outcome]] = {}  # taken for the advance that is being committed
-        self._returned: dict[int, Step] = {}  # interrupted on purpose: back to pending, which is no failure
+        self._interrupted: dict[int, FinishStep] = {}  # on purpose: what becomes of them, and what they had cost
+        self._meters: dict[int, Meter] = {}
 
     @property
     def in_flight(self) -> int:
@@ -87,6 +92,7 @@ class OpenSteps:
     def start(self, step: Step) -> None:
         """Perform a step that is recorded as running."""
         self._hold(step)
+        self._meters[step.step_no] = Meter(step.credits_bound)
         self._tasks[step.step_no] = self._loop.create_task(self._perform_one(step))
 
     def restarted(self, step_no: int) -> Step:
@@ -95,7 +101,7 @@ class OpenSteps:
 
     async def _perform_one(self, step: Step) -> None:
         async with self._slots:
-            outcome = await self._perform(step)
+            outcome = await self._perform(step, self._meters[step.step_no])
         self._tasks.pop(step.step_no, None)
         self._outcomes[step.step_no] = (step, outcome)
         self._woken.set()
@@ -104,6 +110,7 @@ class OpenSteps:
         """Cancel what is performed, and wait until it is gone; what finished all the same keeps its outcome.
 
         With `give_back` the interrupted steps will be performed again elsewhere, so those with effects go on here.
+        Otherwise the run ends. Either way the next `take` books what an interrupted attempt had cost.
         """
         tasks = {
             number: task
@@ -112,11 +119,23 @@ class OpenSteps:
         }
         for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        if tasks:
+            _, stubborn = await asyncio.wait(tasks.values(), timeout=INTERRUPT_SECONDS)
+            if stubborn:
+                log.error("step.ignores_cancellation steps=%d", len(stubborn))
         for number in tasks:
             self._tasks.pop(number, None)
-            if give_back and number not in self._outcomes:
-                self._returned[number] = self._recorded[number]
+            step = self._recorded.get(number)
+            if step is None or number in self._outcomes:
+                continue
+            used = self._meters[number].used
+            again = FinishStep(
+                number, step.attempt, StepStatus.PENDING, credits=used, bound=step.credits_bound, available_in=0.0
+            )
+            if give_back:
+                self._interrupted[number] = again
+            elif used:
+                self._interrupted[number] = replace(again, status=StepStatus.CANCELLED, available_in=None)
 
     def take(self) -> list[tuple[Step, FinishStep]]:
         """What came since the last call, by step number, as it is to be recorded. It is in hand until `committed`."""
@@ -125,11 +144,8 @@ class OpenSteps:
             step, outcome = self._in_hand[number] = self._outcomes[number]
             taken.append((step, _finish(step, outcome)))
         self._outcomes.clear()
-        taken.extend(
-            (step, FinishStep(number, step.attempt, StepStatus.PENDING, bound=step.credits_bound, available_in=0.0))
-            for number, step in sorted(self._returned.items())
-        )
-        self._returned.clear()
+        taken.extend((self._recorded[number], finish) for number, finish in sorted(self._interrupted.items()))
+        self._interrupted.clear()
         for step, finish in taken:
             self._settle(step, finish)
         return taken

@@ -21,10 +21,24 @@ log = logging.getLogger(__name__)
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 
 
+class Meter:
+    """What one attempt has cost so far, in micro-credits; at most the step's bound."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self.used = 0
+
+    def read(self, used: int) -> None:
+        self.used = min(used, self._bound)
+
+
 class Context:
     """The `StepContext` that a runner gives to `perform`."""
 
-    def __init__(self, run: Run, step: Step, *, store: RunStore, emit: Callable[[Step, int, str], None]) -> None:
+    def __init__(
+        self, run: Run, step: Step, meter: Meter, *, store: RunStore, emit: Callable[[Step, int, str], None]
+    ) -> None:
+        self.meter = meter
         self._run = run
         self._step = step
         self._store = store
@@ -39,6 +53,9 @@ class Context:
         if text:
             self._emit(self._step, self._offset, text)
             self._offset += len(text)
+
+    def spent(self, micro_credits: int) -> None:
+        self.meter.read(micro_credits)
 
     async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
         return await self._store.artifacts(self._run.id, names) if names else {}
@@ -56,18 +73,23 @@ async def perform(engine: Engine[Any], state: object, step: Step, context: Conte
             outcome = await engine.perform(state, step, context)
     except TimeoutError:
         if step.effect == "effectful":
-            return Failed(unknown_outcome(step))
+            return Failed(unknown_outcome(step), credits=context.meter.used)
         return Failed(
-            StepError("step_timeout", f"{step.name} took longer than {step.timeout_seconds:g} seconds", retryable=True)
+            StepError("step_timeout", f"{step.name} took longer than {step.timeout_seconds:g} seconds", retryable=True),
+            credits=context.meter.used,
         )
     except AppError as error:
         return Failed(
             StepError(error.code, error.message, retryable=error.retryable),
+            credits=context.meter.used,
             retry_after_seconds=getattr(error, "retry_after_seconds", None),
         )
     except Exception:  # the executor's one stage: a tool's bug fails its step, not the worker
         log.exception("step.crashed run_id=%s step_no=%d kind=%s", context.run.id, step.step_no, step.kind)
-        return Failed(StepError("internal", f"{step.name} failed by an unexpected error; the operator's log has it"))
+        return Failed(
+            StepError("internal", f"{step.name} failed by an unexpected error; the operator's log has it"),
+            credits=context.meter.used,
+        )
     crash_point("after_perform")
     return _within_bound(outcome, step)
 

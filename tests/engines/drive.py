@@ -45,6 +45,10 @@ class Context:
     stored: Mapping[str, Artifact]
     shown: list[str] = field(default_factory=list)
     loaded: list[tuple[str, ...]] = field(default_factory=list)
+    used: int = 0
+
+    def spent(self, micro_credits: int) -> None:
+        self.used = micro_credits
 
     async def delta(self, text: str) -> None:
         self.shown.append(text)

@@ -808,3 +808,40 @@ async def _failed(worker: Worker, times: int) -> bool:
 async def _attempt(url: str, run_id: Any, attempt: int) -> bool:
     rows = await step_rows(url, run_id)
     return bool(rows) and rows[0]["attempt"] == attempt
+
+
+@pytest.mark.parametrize(
+    ("request_", "ends", "step_ends"), [("stop", "cancelled", "cancelled"), ("pause", "paused", "pending")]
+)
+async def test_what_an_interrupted_step_has_cost_is_booked(
+    database: DirectDatabase, person: Person, database_url: str, request_: str, ends: str, step_ends: str
+) -> None:
+    """A model's answer that is cut off is charged by its provider; nobody gets it free by stopping in time."""
+    run_id = await person.queue()
+
+    async def dear(step: Step, ctx: StepContext) -> Outcome:
+        ctx.spent(70)
+        return await forever(step, ctx)
+
+    async with working(database, ListEngine(steps(1, credits_bound=100), dear)):
+        await until(lambda: _step_status(database_url, run_id, 1, "running"))
+        await person.call("control_run", run_id, request_)
+        row = await until_status(database_url, run_id, ends)
+
+    assert row["credits_spent"] == 70
+    assert (await step_rows(database_url, run_id))[0]["status"] == step_ends
+    await assert_books_balance(database_url, person.id)
+
+
+async def test_a_timed_out_try_is_booked_at_what_it_said(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    run_id = await person.queue()
+
+    async def dear(step: Step, ctx: StepContext) -> Outcome:
+        ctx.spent(500)
+        return await forever(step, ctx)
+
+    await work_off(database, ListEngine(steps(1, credits_bound=100, timeout_seconds=0.05, max_attempts=1), dear))
+
+    assert (await run_row(database_url, run_id))["credits_spent"] == 100

@@ -51,7 +51,7 @@ class AgentEngine:
         match step.input["task"]:
             case "plan":
                 request = requests.plan_request(state, self._tools, self._limits)
-                return await plan(state, step, self._model, request, self._tools, self._limits)
+                return await plan(state, step, self._model, request, self._tools, self._limits, ctx)
             case "turn":
                 request = requests.turn_request(state, self._tools, self._limits)
                 return await take_turn(state, step, self._model, request, self._tools, self._limits, ctx)

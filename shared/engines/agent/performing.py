@@ -18,8 +18,9 @@ from shared.engines.agent.requests import problem_with_call
 from shared.engines.agent.state import AgentState
 from shared.engines.agent.tidying import tidy
 from shared.engines.agent.verdict import Judged, Verdict, judge, question_of
+from shared.errors import AppError, UpstreamTimeout
 from shared.llm import prices
-from shared.llm.model import Message, Model, ModelRequest, ModelResponse, OnText, Text, ToolCall
+from shared.llm.model import Message, Model, ModelRequest, ModelResponse, Text, ToolCall, Usage
 from shared.llm.model import ToolResult as ResultBlock
 from shared.runs.engine import Done, Failed, HumanRequest, Outcome, StepContext, Waiting
 from shared.runs.models import Artifact, Json, JsonObject, NewLog, NewMessage, Records, Step, StepError
@@ -28,16 +29,23 @@ from shared.tools.tool import ToolContext, ToolFailed, ToolResult
 
 CLARIFICATIONS = ("It took effect", "It did not take effect", "I do not know")
 
+_CHARACTERS_A_TOKEN = 4  # of plain English; an estimate for answers that are cut off
 _USER_MESSAGE_TOOL = "message"  # its words are stored as a message to the user and nowhere else
 _REPAIRABLE_CHARACTERS = 20_000  # of a broken plan that the planner is shown again
 
 
 async def plan(
-    state: AgentState, step: Step, model: Model, request: ModelRequest, tools: ToolRouter, limits: AgentLimits
+    state: AgentState,
+    step: Step,
+    model: Model,
+    request: ModelRequest,
+    tools: ToolRouter,
+    limits: AgentLimits,
+    ctx: StepContext,
 ) -> Done:
     """Have a plan written. An unusable one is a result too: its problems are what the planner is told next."""
     began = time.monotonic()
-    response = await _answer(model, request, step)
+    response = await _answer(model, request, step, ctx, shown=False)
     spent = prices.cost(model.name, response.usage)
     facts = _facts(response, spent, began)
     messages = (_message(Message.user(state.prompt)),) if state.plan_calls == 0 else ()
@@ -70,7 +78,7 @@ async def take_turn(
     """Ask for the supervisor's next answer and draw the verdict on it."""
     began = time.monotonic()
     number = state.turns + 1
-    response = await _answer(model, request, step, on_text=ctx.delta)
+    response = await _answer(model, request, step, ctx, shown=True)
     message = response.message
     verdict = judge(
         message,
@@ -145,9 +153,32 @@ def _files_wanted(arguments: Mapping[str, object], known: list[str]) -> tuple[st
     return tuple(name for name in known if name in arguments.values())
 
 
-async def _answer(model: Model, request: ModelRequest, step: Step, *, on_text: OnText | None = None) -> ModelResponse:
+async def _answer(model: Model, request: ModelRequest, step: Step, ctx: StepContext, *, shown: bool) -> ModelResponse:
+    """Ask the model, keeping count of what an answer that is cut off has cost: providers charge for that too."""
     keyed = replace(request, idempotency_key=str(step.effect_key))
-    return tidy(await model.respond(keyed, on_text=on_text), number=step.step_no)
+    input_tokens = request.input_characters // _CHARACTERS_A_TOKEN
+    characters = 0
+
+    def count(new: int) -> None:
+        nonlocal characters
+        characters += new
+        usage = Usage(input_tokens, characters // _CHARACTERS_A_TOKEN, estimated=True)
+        ctx.spent(prices.cost(model.name, usage))
+
+    async def show(text: str) -> None:
+        count(len(text))
+        await ctx.delta(text)
+
+    count(0)
+    try:
+        response = await model.respond(keyed, on_text=show if shown else None)
+    except UpstreamTimeout:
+        raise  # it may have worked on the answer all the while
+    except AppError:
+        if characters == 0:
+            ctx.spent(0)  # refused or too busy: nothing was begun
+        raise
+    return tidy(response, number=step.step_no)
 
 
 def _facts(response: ModelResponse, spent: int, began: float) -> JsonObject:
