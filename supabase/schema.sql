@@ -936,7 +936,7 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
         and s.status = 'running' and s.waits_for is null
       join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
       order by r.id
-      for share of r  -- not while the run is ending: its rows would stay behind
+      for share of r, s  -- both checked anew after a wait: what comes late would stay behind
       on conflict do nothing
       returning *
   )

@@ -17,7 +17,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from shared.crash_points import crash_point
-from shared.errors import AppError, Forbidden, Unauthenticated
+from shared.errors import AppError, DatabaseUnavailable, Forbidden, Unauthenticated
 from shared.runs.advancer import Advancer
 from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Engine
@@ -178,6 +178,10 @@ class Worker:
             )
         except (Forbidden, Unauthenticated):
             raise  # a wrong key does not become right
+        except DatabaseUnavailable as error:
+            self._failures += 1
+            log.warning("claim.unavailable tries=%d code=%s", self._failures, error.details)
+            return 0
         except Exception:
             self._failures += 1
             log.exception("claim.failed tries=%d", self._failures)
