@@ -76,7 +76,13 @@ class VirtualWorker:
             assert view.run.lease_id is not None
             run = view.run
             held = Held(
-                view, view.run.lease_id, run.revision, run.status, run.step_count, run.stop_requested, run.pause_requested
+                view,
+                view.run.lease_id,
+                run.revision,
+                run.status,
+                run.step_count,
+                run.stop_requested,
+                run.pause_requested,
             )
             self.held[run.id] = held
             self._adopt(held, view, first=True)
@@ -109,7 +115,9 @@ class VirtualWorker:
 
     async def advance(self, rng: Random, *, fate: Fate = "heard", finishing: bool = False) -> list[Advanced]:
         """Move every held run on in one batch. `finishing`: by the shortest way to the end."""
-        items = [item for held in self.held.values() if (item := _plan(held, rng, self._world.shifted, finishing))]
+        items = [
+            item for held in self.held.values() if (item := _plan(held, rng, self._world.shifted, finishing=finishing))
+        ]
         if not items:
             return []
         answers = await self._world.store.advance(items, lease_seconds=LEASE_SECONDS)
@@ -193,7 +201,7 @@ def _is_performed(step: Step) -> bool:
     return step.status is StepStatus.RUNNING and step.waits_for is None
 
 
-def _plan(held: Held, rng: Random, now: float, finishing: bool) -> Advance | None:
+def _plan(held: Held, rng: Random, now: float, *, finishing: bool) -> Advance | None:  # noqa: PLR0911 - one a case
     """The next transition of one run; None when it has nothing to say."""
     item = Advance(held.view.run.id, held.lease_id, held.revision)
     lost = [_finish(step, StepStatus.FAILED, error=_UNKNOWN, failed=True) for step in held.unknown.values()]
@@ -271,9 +279,7 @@ def _outcome(step: Step, rng: Random) -> FinishStep:
                 step, StepStatus.PENDING, error=_FAILED, failed=True, credits=cost, available_in=rng.choice(PAUSES)
             )
         case "timer":
-            return _finish(
-                step, StepStatus.RUNNING, credits=cost, waits_for="timer", available_in=rng.choice(PAUSES)
-            )
+            return _finish(step, StepStatus.RUNNING, credits=cost, waits_for="timer", available_in=rng.choice(PAUSES))
         case "human":
             question = HumanRequest("Which?")
             return _finish(step, StepStatus.RUNNING, credits=cost, waits_for="human", request=question)
