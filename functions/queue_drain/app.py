@@ -2,23 +2,40 @@
 
 Claims due runs, advances them, sweeps expired leases and overdue deadlines, and gives back what is unfinished when its
 time is nearly up; another drain goes on from there. It ends early when nothing is due. Any number may drain at once.
-Called by a schedule and by nudges, with an empty body; answers a tally. On Lambda it may also be invoked without HTTP,
-by a schedule or another function: IAM has then decided who may.
+A step that may take over 840 seconds, more than any drain has, fails its run. Called by a schedule and by nudges, with
+an empty body; answers a tally. On Lambda it may also be invoked without HTTP, by a schedule or another function: IAM
+has then decided who may, and the drain is as long as it may be.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
 
 from shared.http import Answer, Call, endpoint, serverless
 from shared.http.serverless import Event
 from shared.settings import current_settings
 
 MARGIN_SECONDS = 5.0  # what giving back and answering may take, where the host ends the request by force
-DEFAULT_SECONDS = 300.0  # a drain starts no step that may outlast it, and a model call may take two minutes
+LONGEST_STEP_SECONDS = 840.0  # what the host that lives longest can perform: Lambda has 900
+MAX_SECONDS = 870.0  # the longest step, and what is done before it starts
+MIN_SECONDS = 150.0  # a drain starts no step that may outlast it, and a model step of an agent may take 130
+DEFAULT_SECONDS = 300.0
+
+
+def _long_enough(seconds: float) -> float:
+    if seconds < MIN_SECONDS:
+        raise PydanticCustomError(
+            "too_short",
+            "must be at least {least}, because one model step of an agent may take 130; "
+            "a shorter drain would only claim runs and give them back",
+            {"least": f"{MIN_SECONDS:g}"},
+        )
+    return seconds
 
 
 class Limits(BaseModel):
@@ -26,7 +43,9 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_seconds: float = Field(default=DEFAULT_SECONDS, ge=1, le=840, allow_inf_nan=False)
+    max_seconds: Annotated[float, AfterValidator(_long_enough)] = Field(
+        default=DEFAULT_SECONDS, le=MAX_SECONDS, allow_inf_nan=False, json_schema_extra={"minimum": MIN_SECONDS}
+    )
     limit: int = Field(default=10, ge=1, le=100, description="Runs at a time")
 
 
@@ -43,10 +62,12 @@ async def queue_drain(call: Call[Limits]) -> Answer:
     # Imported here: engines, model SDKs and the sandbox cost a second that no refused request should pay.
     from shared.engines.registry import engines_from_env  # noqa: PLC0415
     from shared.runs.drain import drain  # noqa: PLC0415
+    from shared.runs.worker import WorkerOptions  # noqa: PLC0415
 
     left = call.seconds_left()
     seconds = call.body.max_seconds if left is None else max(1.0, min(call.body.max_seconds, left - MARGIN_SECONDS))
-    tally = await drain(call.database, engines_from_env(os.environ), seconds=seconds, concurrency=call.body.limit)
+    options = WorkerOptions(concurrency=call.body.limit, longest_step_seconds=LONGEST_STEP_SECONDS)
+    tally = await drain(call.database, engines_from_env(os.environ), seconds=seconds, options=options)
     return 200, Tally.model_validate(tally.to_json())
 
 
@@ -61,7 +82,7 @@ _http = serverless(app)
 
 
 def handler(event: Event, context: Any) -> dict[str, Any]:
-    """Lambda's entry: an HTTP event as it is; any other invocation as the service's own request."""
+    """Lambda's entry: an HTTP event as it is; any other invocation as the service's own request for a long drain."""
     return _http(event if "requestContext" in event else _own_request(), context)
 
 
@@ -76,6 +97,6 @@ def _own_request() -> Event:
             "http": {"method": "POST", "path": "/queue-drain", "sourceIp": "127.0.0.1"},
             "stage": "$default",
         },
-        "body": "{}",
+        "body": orjson.dumps({"max_seconds": MAX_SECONDS}).decode(),
         "isBase64Encoded": False,
     }

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from shared.engines import registry
+from shared.engines.agent.engine import AgentEngine
+from shared.engines.agent.limits import AgentLimits
+from shared.llm.registry import model_named
+from shared.tools.builtin import builtin_router
 from tests.functions.visitor import PROMPT, Visitor
 
 
@@ -33,7 +38,33 @@ async def test_a_run_goes_from_prompt_to_result_in_a_drain(owner: Visitor, servi
     assert shown["artifacts"]["items"]
 
 
-@pytest.mark.parametrize("body", [{"max_seconds": 0}, {"max_seconds": "10"}, {"limit": 0}, {"limit": 101}, {"x": 1}])
+async def test_a_step_that_no_drain_has_time_for_fails_its_run(
+    owner: Visitor, service: Visitor, monkeypatch: pytest.MonkeyPatch
+):
+    """Given back, the run would wander from drain to drain for ever."""
+    patient = AgentEngine(model_named("scripted:demo", {}), builtin_router(), AgentLimits(model_seconds=900))
+    monkeypatch.setattr(registry, "engines_from_env", lambda _env: {"agent": patient})
+    run_id = (await owner.create(autostart=True))["run_id"]
+
+    response = await service.post("queue-drain")
+
+    assert response.json()["left"] == {"failed": 1}
+    assert (await owner.run(run_id))["error"]["code"] == "step_too_long"
+
+
+async def test_a_drain_too_short_for_a_model_call_is_refused(service: Visitor):
+    response = await service.post("queue-drain", {"max_seconds": 149})
+
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_input")
+    assert response.json()["message"] == (
+        "max_seconds: must be at least 150, because one model step of an agent may take 130; "
+        "a shorter drain would only claim runs and give them back"
+    )
+
+
+@pytest.mark.parametrize(
+    "body", [{"max_seconds": 0}, {"max_seconds": 871}, {"max_seconds": "10"}, {"limit": 0}, {"limit": 101}, {"x": 1}]
+)
 async def test_limits_out_of_bounds_are_refused_by_name(service: Visitor, body: dict[str, object]):
     response = await service.post("queue-drain", body)
 
