@@ -171,9 +171,7 @@ class Runs(RuleBasedStateMachine):
     @rule(which=WHICH, streams=st.booleans())
     def beat(self, which: int, streams: bool) -> None:
         worker = self.pick_worker(which)
-        self.world.run(worker.beat())
-        if streams:
-            self.world.run(worker.stream())
+        self.world.run(worker.stream() if streams else worker.beat())
 
     @rule(seed=SEEDS, moves=st.integers(1, 25))
     def day(self, seed: int, moves: int) -> None:
