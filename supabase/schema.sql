@@ -229,7 +229,6 @@ begin
           available_at = case when f.status in ('pending', 'running') then
             case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
             else s.available_at end,
-          credits_bound = case when f.status = 'running' then 0 else s.credits_bound end,
           credits_spent = s.credits_spent + f.credits,
           finished_at = case when f.status in ('pending', 'running') then null else v_now end,
           finished_revision = case when f.status in ('pending', 'running') then null else i.revision + 1 end
@@ -259,9 +258,9 @@ begin
 
     if p_batch ? 'start' then
       insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-          effect_key, input, timeout_seconds, credits_bound, available_at, started_at)
+          effect_key, input, timeout_seconds, credits_bound, available_at, created_at, started_at)
         select s.run_id, s.step_no, w.account_id, s.key, s.kind, s.name, s.phase, 'running', s.max_attempts, s.effect,
-          s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now
+          s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now, v_now
         from jsonb_to_recordset(p_batch -> 'start') as s (
           run_id uuid, step_no integer, again boolean, key text, kind text, name text, phase text,
           max_attempts integer, effect public.step_effect, effect_key uuid, input jsonb,
@@ -1125,22 +1124,23 @@ begin
   -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel
   -- siblings too. It costs nothing again, and its order stays, for the new run's revisions go on from the old one's.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
-      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, finished_revision)
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, credits_bound, created_at, started_at,
+      finished_at, finished_revision)
     select v_new.id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
-      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at,
-      finished_revision
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, credits_bound, created_at, started_at,
+      finished_at, finished_revision
     from public.agent_steps
     where run_id = p_run_id and status in ('completed', 'skipped') and step_no <> v_fork
-      and (step_no < v_fork or started_at < v_fork_ended);
+      and (step_no < v_fork or created_at < v_fork_ended);
   -- The step at the fork, and siblings that did not complete either, are tried again under their old effect_key, so that
   -- a provider can tell a repeat.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound)
+      effect_key, input, timeout_seconds, credits_bound, created_at)
     select v_new.id, step_no, account_id, key, kind, name, phase, 'pending', max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound
+      effect_key, input, timeout_seconds, credits_bound, created_at
     from public.agent_steps
     where run_id = p_run_id
-      and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and started_at < v_fork_ended));
+      and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and created_at < v_fork_ended));
   update public.agent_runs
     set step_count = (select coalesce(max(step_no), 0) from public.agent_steps where run_id = v_new.id)
     where id = v_new.id
@@ -1554,6 +1554,7 @@ CREATE TABLE public.agent_steps (
     error jsonb,
     waits_for text,
     available_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
     timeout_seconds double precision NOT NULL,
     credits_bound bigint DEFAULT 0 NOT NULL,
     credits_spent bigint DEFAULT 0 NOT NULL,
@@ -1573,6 +1574,10 @@ COMMENT ON COLUMN public.agent_steps.key IS 'The engine''s name of the step, the
 COMMENT ON COLUMN public.agent_steps.attempt IS 'Tries so far; each is booked apart. failed_attempts counts those that max_attempts limits.';
 
 COMMENT ON COLUMN public.agent_steps.effect_key IS 'What outward calls carry as idempotency key; attempts and retry keep it.';
+
+COMMENT ON COLUMN public.agent_steps.created_at IS 'When it was first started; started_at moves with every try.';
+
+COMMENT ON COLUMN public.agent_steps.credits_bound IS 'What it may cost; reserved in the run while it is performed, not while it waits.';
 
 COMMENT ON COLUMN public.agent_steps.finished_revision IS 'The run''s revision that committed the result: the order of results.';
 

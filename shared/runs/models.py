@@ -152,6 +152,11 @@ class Step:
     phase: str | None
     finished_revision: int | None
 
+    @property
+    def reserved(self) -> int:
+        """What of the run's hold is set aside for it while it is running: its bound, or nothing while it waits."""
+        return 0 if self.waits_for is not None else self.credits_bound
+
     @classmethod
     def from_row(cls, row: JsonObject) -> Step:
         error = cast("JsonObject | None", row["error"])

@@ -38,6 +38,7 @@ class OpenSteps:
         self._outcomes: dict[int, tuple[Step, Outcome]] = {}
         self._in_hand: dict[int, tuple[Step, Outcome]] = {}  # taken for the advance that is being committed
         self._interrupted: dict[int, FinishStep] = {}  # on purpose: what becomes of them, and what they had cost
+        self._cut: set[tuple[int, int]] = set()  # effectful attempts that were cut off: their outcome is unknown
         self._meters: dict[int, Meter] = {}
 
     @property
@@ -83,7 +84,7 @@ class OpenSteps:
             self._outcomes[number] = (step, Done())
         elif step.waits_for is not None:
             return
-        elif first and step.effect == "effectful":
+        elif step.effect == "effectful" and (first or (number, step.attempt) in self._cut):
             self._outcomes[number] = (step, Failed(unknown_outcome(step)))
         else:
             # Later under the same lease it never began: only the reply to our own start was lost.
@@ -130,8 +131,10 @@ class OpenSteps:
                 continue
             used = self._meters[number].used
             again = FinishStep(
-                number, step.attempt, StepStatus.PENDING, credits=used, bound=step.credits_bound, available_in=0.0
+                number, step.attempt, StepStatus.PENDING, credits=used, bound=step.reserved, available_in=0.0
             )
+            if step.effect == "effectful":
+                self._cut.add((number, step.attempt))
             if give_back:
                 self._interrupted[number] = again
             elif used:
@@ -171,7 +174,6 @@ class OpenSteps:
                 failed_attempts=step.failed_attempts + finish.failed,
                 waits_for=finish.waits_for,
                 due_in_seconds=float("inf") if finish.available_in is None else finish.available_in,
-                credits_bound=step.credits_bound if again else 0,  # a wait has settled what it reserved
             )
         )
 
@@ -187,7 +189,7 @@ def _finish(step: Step, outcome: Outcome) -> FinishStep:
         step.attempt,
         StepStatus.COMPLETED,
         credits=outcome.credits,
-        bound=step.credits_bound,
+        bound=step.reserved,
         records=outcome.records,
     )
     if isinstance(outcome, Done):

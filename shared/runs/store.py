@@ -195,6 +195,8 @@ class RunStore:
 
     async def heartbeat(self, leases: Mapping[RunId, UUID], *, lease_seconds: float) -> list[Beat]:
         """Extend these leases. A run that is missing in the answer was being advanced just now, or is lost."""
+        if not leases:
+            return []
         answer = await self._database.call(
             "heartbeat_runs",
             {
@@ -230,10 +232,14 @@ class RunStore:
 
     async def flush_logs(self, run_ids: Sequence[RunId]) -> None:
         """Broadcast the log lines of these runs that were held back by the rate limit."""
+        if not run_ids:
+            return
         await self._database.call("flush_logs", {"p_run_ids": [str(run_id) for run_id in run_ids]})
 
     async def publish(self, deltas: Sequence[Delta]) -> None:
         """Keep and broadcast model output. A delta of a run that is no longer held is dropped."""
+        if not deltas:
+            return
         await self._database.call(
             "publish_deltas",
             {

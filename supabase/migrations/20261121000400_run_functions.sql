@@ -471,22 +471,23 @@ begin
   -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel
   -- siblings too. It costs nothing again, and its order stays, for the new run's revisions go on from the old one's.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
-      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at, finished_revision)
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, credits_bound, created_at, started_at,
+      finished_at, finished_revision)
     select v_new.id, step_no, account_id, key, kind, name, phase, status, attempt, failed_attempts,
-      max_attempts, effect, effect_key, input, output, error, timeout_seconds, started_at, finished_at,
-      finished_revision
+      max_attempts, effect, effect_key, input, output, error, timeout_seconds, credits_bound, created_at, started_at,
+      finished_at, finished_revision
     from public.agent_steps
     where run_id = p_run_id and status in ('completed', 'skipped') and step_no <> v_fork
-      and (step_no < v_fork or started_at < v_fork_ended);
+      and (step_no < v_fork or created_at < v_fork_ended);
   -- The step at the fork, and siblings that did not complete either, are tried again under their old effect_key, so that
   -- a provider can tell a repeat.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound)
+      effect_key, input, timeout_seconds, credits_bound, created_at)
     select v_new.id, step_no, account_id, key, kind, name, phase, 'pending', max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound
+      effect_key, input, timeout_seconds, credits_bound, created_at
     from public.agent_steps
     where run_id = p_run_id
-      and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and started_at < v_fork_ended));
+      and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and created_at < v_fork_ended));
   update public.agent_runs
     set step_count = (select coalesce(max(step_no), 0) from public.agent_steps where run_id = v_new.id)
     where id = v_new.id

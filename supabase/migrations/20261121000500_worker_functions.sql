@@ -359,7 +359,6 @@ begin
           available_at = case when f.status in ('pending', 'running') then
             case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
             else s.available_at end,
-          credits_bound = case when f.status = 'running' then 0 else s.credits_bound end,
           credits_spent = s.credits_spent + f.credits,
           finished_at = case when f.status in ('pending', 'running') then null else v_now end,
           finished_revision = case when f.status in ('pending', 'running') then null else i.revision + 1 end
@@ -389,9 +388,9 @@ begin
 
     if p_batch ? 'start' then
       insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-          effect_key, input, timeout_seconds, credits_bound, available_at, started_at)
+          effect_key, input, timeout_seconds, credits_bound, available_at, created_at, started_at)
         select s.run_id, s.step_no, w.account_id, s.key, s.kind, s.name, s.phase, 'running', s.max_attempts, s.effect,
-          s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now
+          s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now, v_now
         from jsonb_to_recordset(p_batch -> 'start') as s (
           run_id uuid, step_no integer, again boolean, key text, kind text, name text, phase text,
           max_attempts integer, effect public.step_effect, effect_key uuid, input jsonb,

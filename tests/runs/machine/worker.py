@@ -150,7 +150,7 @@ class VirtualWorker:
             if finish.status is StepStatus.PENDING:
                 self._hold(held, replace(step, status=finish.status, attempt=step.attempt + 1), finish.available_in)
             elif finish.status is StepStatus.RUNNING:
-                waiting = replace(step, waits_for=finish.waits_for, credits_bound=0)
+                waiting = replace(step, waits_for=finish.waits_for)
                 self._hold(held, waiting, finish.available_in)
         if answer.short:
             return
@@ -260,16 +260,13 @@ def _let_go(held: Held, item: Advance, lost: list[FinishStep], status: RunStatus
     effectful = {number: step for number, step in held.performing.items() if step.effect == "effectful"}
     if effectful:
         return replace(item, finish=(*lost, *map(_done, effectful.values())), in_flight=1)
-    returned = [
-        _finish(step, StepStatus.PENDING, bound=step.credits_bound, available_in=0.0)
-        for step in held.performing.values()
-    ]
+    returned = [_finish(step, StepStatus.PENDING, available_in=0.0) for step in held.performing.values()]
     available_in = 0.0 if status is RunStatus.QUEUED else None
     return replace(item, finish=(*lost, *returned), status=status, available_in=available_in)
 
 
 def _outcome(step: Step, rng: Random) -> FinishStep:
-    cost = rng.choice((0, step.credits_bound // 2, step.credits_bound))
+    cost = rng.choice((0, step.reserved // 2, step.reserved))
     match rng.choice(("done", "done", "failed", "again", "timer", "human")):
         case "failed":
             return _finish(step, StepStatus.FAILED, error=_FAILED, failed=True, credits=cost)
@@ -295,7 +292,7 @@ def _done(step: Step) -> FinishStep:
 
 
 def _finish(step: Step, status: StepStatus, **what: object) -> FinishStep:
-    return FinishStep(step.step_no, step.attempt, status, **{"bound": step.credits_bound, **what})  # type: ignore[arg-type]
+    return FinishStep(step.step_no, step.attempt, status, **{"bound": step.reserved, **what})  # type: ignore[arg-type]
 
 
 def _new_step(held: Held, n: int, rng: Random) -> NewStep:
