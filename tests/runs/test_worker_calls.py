@@ -1,0 +1,124 @@
+"""What a worker asks of the database: how often, when woken, and how many runs a call."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shared.direct_database import DirectDatabase
+from shared.runs.engine import Done, Outcome, StepContext
+from shared.runs.models import Step
+from shared.runs.store import RunStore
+from shared.runs.worker import Worker, WorkerOptions
+from tests.runs.engines import ListEngine, steps
+from tests.runs.working import (
+    called,
+    has_failed,
+    listens,
+    work_off,
+    working,
+)
+from tests.support.runs import (
+    Person,
+    claim,
+    until,
+    until_status,
+)
+from tests.support.wires import CountingDatabase, GatedDatabase, LosingDatabase
+
+
+async def test_one_call_a_step_one_a_run_one_claim_a_batch(database: DirectDatabase, person: Person) -> None:
+    """The budget of DESIGN section 2: runs one after another in a batch of their own commits."""
+    for _ in range(3):
+        await person.queue()
+    counting = CountingDatabase(database)
+    options = WorkerOptions(concurrency=3, poll_seconds=60)
+
+    worker = Worker(RunStore(counting), {"list": ListEngine(steps(5))}, options=options)
+    await worker.run(until_idle=True)
+
+    assert worker.left == {"completed": 3}
+    # Three runs of five steps, each its own call at most; those that finish together share one.
+    assert counting.calls["advance_runs"] <= 3 * 5 + 3
+    # The batch, and the look that finds nothing more.
+    assert counting.calls["claim_runs"] == 2
+    assert set(counting.calls) <= {"advance_runs", "claim_runs", "flush_logs"}
+
+
+async def test_a_lone_run_takes_exactly_one_call_a_step_and_one_for_its_first(
+    database: DirectDatabase, person: Person
+) -> None:
+    await person.queue()
+    counting = CountingDatabase(database)
+
+    await work_off(counting, ListEngine(steps(7)))
+
+    assert counting.calls["advance_runs"] == 7 + 1
+
+
+async def test_what_finishes_while_a_call_is_in_flight_shares_the_next(
+    database: DirectDatabase, person: Person
+) -> None:
+    for _ in range(10):
+        await person.queue()
+    gated = GatedDatabase(database, "advance_runs")
+    counting = CountingDatabase(gated)
+
+    task = asyncio.create_task(work_off(counting, ListEngine(steps(1))))
+    await gated.entered.wait()
+    gated.gate.set()
+    await task
+
+    # The first call takes what was there; nine first steps share the second, and the ends share the rest.
+    assert counting.calls["advance_runs"] <= 6
+
+
+async def test_runs_are_performed_side_by_side(database: DirectDatabase, person: Person) -> None:
+    for _ in range(4):
+        await person.queue()
+    begun = asyncio.Barrier(4)
+
+    async def meet(step: Step, ctx: StepContext) -> Outcome:
+        del step, ctx
+        await begun.wait()
+        return Done()
+
+    worker = await work_off(database, ListEngine(steps(1), meet))
+
+    assert worker.left == {"completed": 4}
+
+
+async def test_starting_a_run_wakes_the_worker(database: DirectDatabase, person: Person, database_url: str) -> None:
+    """The poll is a minute away; only the wake can bring the worker in time."""
+    options = WorkerOptions(poll_seconds=60)
+    async with working(database, ListEngine(steps(1)), options=options, url=database_url):
+        await until(lambda: listens(database_url))
+        run_id = await person.queue()
+
+        await until_status(database_url, run_id, "completed")
+
+
+async def test_an_idle_worker_hardly_asks(database: DirectDatabase, store: RunStore) -> None:
+    """0.2 calls a second: one look, then silence until the poll, the next timer or a wake."""
+    counting = CountingDatabase(database)
+    options = WorkerOptions(poll_seconds=3600)
+    async with working(counting, ListEngine(steps(1)), options=options):
+        await until(lambda: called(counting, "claim_runs"))
+        for _ in range(50):
+            await claim(store)  # as many turns of the loop and of the database
+
+    assert counting.calls == {"claim_runs": 1}
+
+
+async def test_while_the_database_is_away_the_worker_asks_with_pauses(database: DirectDatabase) -> None:
+    """A timer that is overdue must not turn the wait into a spin."""
+    away = LosingDatabase(database, *(("claim_runs", n) for n in range(2, 10_000)))
+    counting = CountingDatabase(away)
+    async with working(counting, ListEngine(steps(1)), options=WorkerOptions(poll_seconds=0.05)) as worker:
+        await until(lambda: called(counting, "claim_runs"))
+        worker._next_due = 0.0
+        await until(lambda: has_failed(worker, 3))
+        before = counting.calls["claim_runs"]
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    assert counting.calls["claim_runs"] - before <= 1
