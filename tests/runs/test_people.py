@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import psycopg
 import pytest
 
-from shared.runs.engine import HumanRequest
-from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, FinishStep, RunStore, StartStep
-from tests.runs.engines import steps
+from shared.runs.store import RunStore
+from tests.runs.people import refused, waiting_run
 from tests.support.clock import shift_clock
 from tests.support.runs import (
     Person,
@@ -21,7 +18,6 @@ from tests.support.runs import (
     claim,
     connect,
     credit_account,
-    join,
     log_lines,
     new_person,
     run_row,
@@ -29,28 +25,6 @@ from tests.support.runs import (
     step_rows,
     until_lock_wait,
 )
-
-
-async def refused(call: Any) -> str:
-    """The SQLSTATE with which a call is refused."""
-    with pytest.raises(psycopg.Error) as caught:
-        await call
-    assert caught.value.sqlstate is not None
-    return caught.value.sqlstate
-
-
-async def waiting_run(store: RunStore, person: Person, *, options: tuple[str, ...] = ()) -> UUID:
-    """A run that asked its person a question in step 1 and let go of its worker."""
-    run_id = await person.queue()
-    view = next(view for view in (await claim(store)).views if view.run.id == run_id)
-    assert view.run.lease_id is not None
-    start = StartStep(1, uuid4(), steps(1)[0])
-    first = Advance(run_id, view.run.lease_id, view.run.revision, start=(start,), status=RunStatus.EXECUTING)
-    started = (await store.advance([first], lease_seconds=15))[run_id]
-    asks = FinishStep(1, 1, StepStatus.RUNNING, waits_for="human", request=HumanRequest("Which tea?", options=options))
-    wait = Advance(run_id, view.run.lease_id, started.revision, finish=(asks,), status=RunStatus.AWAITING_INPUT)
-    await store.advance([wait], lease_seconds=15)
-    return run_id
 
 
 async def test_a_created_run_costs_nothing_until_it_is_started(person: Person, database_url: str) -> None:
@@ -262,131 +236,6 @@ async def test_stopping_a_waiting_run_cancels_its_question(store: RunStore, pers
     assert (await step_rows(database_url, run_id))[0]["status"] == "cancelled"
 
 
-async def test_retry_takes_over_completed_steps_and_keeps_the_effect_key_of_the_failed_one(
-    store: RunStore, person: Person, database_url: str
-) -> None:
-    run_id = await person.queue()
-    view = (await claim(store)).views[0]
-    lease = view.run.lease_id
-    assert lease is not None
-    one, two = (StartStep(n, uuid4(), step) for n, step in enumerate(steps(2), 1))
-    first = Advance(run_id, lease, view.run.revision, start=(one, two), status=RunStatus.EXECUTING)
-    revision = (await store.advance([first], lease_seconds=15))[run_id].revision
-    ends = (
-        FinishStep(1, 1, StepStatus.COMPLETED, output={"n": 1}),
-        FinishStep(2, 1, StepStatus.FAILED, failed=True),
-    )
-    last = Advance(run_id, lease, revision, finish=ends, status=RunStatus.FAILED)
-    await store.advance([last], lease_seconds=15)
-
-    retried = await person.call("retry_run", run_id, "again")
-    repeated = await person.call("retry_run", run_id, "again")
-
-    assert (retried["status"], retried["forked_from"], retried["fork_step"]) == ("queued", str(run_id), 2)
-    assert (repeated["run_id"], repeated["created"]) == (retried["run_id"], False)
-    copied = await step_rows(database_url, UUID(retried["run_id"]))
-    assert [(step["status"], step["output"]) for step in copied] == [("completed", {"n": 1}), ("pending", None)]
-    assert copied[1]["effect_key"] == str(two.effect_key)
-    assert (await run_row(database_url, run_id))["status"] == "failed"
-
-
-async def test_only_a_run_that_went_wrong_can_be_retried(person: Person) -> None:
-    run_id = await person.queue()
-
-    assert await refused(person.call("retry_run", run_id)) == "RUN02"
-
-
-async def test_a_strangers_run_does_not_exist(person: Person, database_url: str) -> None:
-    run_id = await person.queue()
-    stranger = await new_person(database_url)
-
-    for function, *arguments in (
-        ("start_run", run_id),
-        ("control_run", run_id, "stop"),
-        ("retry_run", run_id),
-        ("respond_run", run_id, json.dumps("x")),
-    ):
-        assert await refused(stranger.call(function, *arguments)) == "RUN01"
-    assert await stranger.call("run_deltas", run_id) == []
-
-
-TABLES = [
-    "agent_runs",
-    "agent_steps",
-    "agent_plans",
-    "agent_messages",
-    "agent_artifacts",
-    "agent_task_logs",
-    "human_requests",
-    "accounts",
-    "account_members",
-    "credit_accounts",
-    "credit_ledger",
-]
-
-
-@pytest.mark.parametrize("table", TABLES)
-async def test_a_stranger_reads_nothing_of_anybody_and_the_owner_his_own(
-    store: RunStore, person: Person, database_url: str, table: str
-) -> None:
-    """Non-vacuous: the table holds rows of the owner while the stranger asks."""
-    await _furnished_run(store, person)
-    stranger = await new_person(database_url)
-    column = "id" if table == "accounts" else "account_id"
-
-    assert await person.query(f"select 1 from public.{table} where {column} = %s", person.id) != []
-    assert await stranger.query(f"select 1 from public.{table} where {column} = %s", person.id) == []
-    assert await refused(person.query(f"select 1 from public.{table}", role="anon")) == "42501"
-
-
-@pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize(
-    "statement", ["delete from public.{}", "update public.{} set {} = {}", "insert into public.{} default values"]
-)
-@pytest.mark.parametrize("role", ["authenticated", "service_role", "anon"])
-async def test_nobody_writes_to_a_table_by_himself(person: Person, table: str, statement: str, role: str) -> None:
-    column = "id" if table == "accounts" else "account_id"
-
-    assert await refused(person.query(statement.format(table, column, column), role=role)) == "42501"
-
-
-async def test_no_api_role_reaches_the_private_schema(person: Person) -> None:
-    for role in ("anon", "authenticated", "service_role"):
-        assert await refused(person.query("select * from private.settings", role=role)) == "42501"
-        assert await refused(person.query("select private.close_runs('{}')", role=role)) == "42501"
-
-
-@pytest.mark.parametrize(
-    ("role", "reads", "creates", "controls_own", "controls_others"),
-    [
-        ("viewer", True, False, False, False),
-        ("member", True, True, True, False),
-        ("admin", True, True, True, True),
-        ("owner", True, True, True, True),
-    ],
-)
-async def test_roles_in_an_account(
-    person: Person,
-    database_url: str,
-    role: str,
-    *,
-    reads: bool,
-    creates: bool,
-    controls_own: bool,
-    controls_others: bool,
-) -> None:
-    run_id = await person.queue()
-    guest = await new_person(database_url)
-    await join(database_url, guest, person.id, role)
-
-    assert bool(await guest.query("select 1 from public.agent_runs where id = %s", run_id)) is reads
-    assert await _may(guest.create(account_id=str(person.id))) is creates
-    if creates:
-        own = await guest.create(account_id=str(person.id))
-        assert await _may(guest.call("control_run", own["run_id"], "stop")) is controls_own
-    assert await _may(guest.call("control_run", run_id, "stop")) is controls_others
-
-
 async def test_every_line_is_kept_in_order_without_gaps(store: RunStore, person: Person, database_url: str) -> None:
     run_id = await waiting_run(store, person)
     await person.call("control_run", run_id, "pause")
@@ -399,156 +248,12 @@ async def test_every_line_is_kept_in_order_without_gaps(store: RunStore, person:
     assert [line[0] for line in lines] == list(range(1, len(lines) + 1))
 
 
-async def test_row_level_security_is_on_everywhere_and_no_definer_function_is_exposed(database_url: str) -> None:
-    async with connect(database_url) as connection:
-        unprotected = await (
-            await connection.execute(
-                "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-                " where n.nspname in ('public', 'private') and c.relkind = 'r' and not c.relrowsecurity"
-                " and c.relname <> 'clock_shift'"
-            )
-        ).fetchall()
-        definers = await (
-            await connection.execute(
-                "select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
-                " where n.nspname = 'public' and p.prosecdef"
-            )
-        ).fetchall()
-        unpinned = await (
-            await connection.execute(
-                "select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
-                " where n.nspname in ('public', 'private')"
-                " and not coalesce(p.proconfig, '{}') && array['search_path=\"\"']"
-            )
-        ).fetchall()
-
-    assert (unprotected, definers, unpinned) == ([], [], [])
-
-
-async def _may(call: Any) -> bool:
-    try:
-        await call
-    except psycopg.Error as error:
-        if error.sqlstate != "RUN06":
-            raise
-        return False
-    return True
-
-
-async def _furnished_run(store: RunStore, person: Person) -> None:
-    from shared.runs.models import NewArtifact, NewMessage, NewPlan, Records
-
-    run_id = await waiting_run(store, person)
-    await person.call("respond_run", run_id, json.dumps("x"))
-    view = (await claim(store)).views[0]
-    assert view.run.lease_id is not None
-    start = Advance(run_id, view.run.lease_id, view.run.revision, start=(StartStep(2, uuid4(), steps(2)[1]),))
-    revision = (await store.advance([start], lease_seconds=15))[run_id].revision
-    records = Records(
-        messages=(NewMessage("assistant", []),), artifacts=(NewArtifact("a", "b"),), plans=(NewPlan("goal", []),)
-    )
-    done = FinishStep(2, 1, StepStatus.COMPLETED, output={}, records=records)
-    await store.advance([Advance(run_id, view.run.lease_id, revision, finish=(done,))], lease_seconds=15)
-
-
 async def test_a_number_that_no_worker_could_read_back_is_refused(person: Person) -> None:
     """Jsonb takes 1e400, parsers of doubles do not: a run with it could never be claimed."""
     with pytest.raises(psycopg.Error, match="beyond 1e308") as caught:
         await person.call("create_run", '{"engine": "list", "input": {"n": [1e400]}}')
 
     assert caught.value.sqlstate == "RUN07"
-
-
-async def test_retry_takes_parallel_siblings_over_and_keeps_every_effect_key(
-    store: RunStore, person: Person, database_url: str
-) -> None:
-    """Three calls of one turn: one failed, one completed, one was cut off. None may happen twice unrecognised."""
-    run_id = await person.queue()
-    view = (await claim(store)).views[0]
-    lease = view.run.lease_id
-    assert lease is not None
-    starts = tuple(StartStep(n, uuid4(), step) for n, step in enumerate(steps(3, effect="effectful"), 1))
-    first = Advance(run_id, lease, view.run.revision, start=starts, status=RunStatus.EXECUTING)
-    revision = (await store.advance([first], lease_seconds=15))[run_id].revision
-    ends = (
-        FinishStep(1, 1, StepStatus.FAILED, failed=True),
-        FinishStep(2, 1, StepStatus.COMPLETED, output={"sent": True}),
-    )
-    await store.advance([Advance(run_id, lease, revision, finish=ends, status=RunStatus.FAILED)], lease_seconds=15)
-
-    retried = await person.call("retry_run", run_id)
-
-    copied = await step_rows(database_url, UUID(retried["run_id"]))
-    assert [(step["step_no"], step["status"]) for step in copied] == [
-        (1, "pending"),
-        (2, "completed"),
-        (3, "pending"),
-    ]
-    assert [step["effect_key"] for step in copied] == [str(start.effect_key) for start in starts]
-
-
-async def test_a_run_at_its_limit_of_steps_says_that_a_retry_would_not_help(person: Person, database_url: str) -> None:
-    run_id = await person.queue()
-    await person.call("control_run", run_id, "stop")
-    async with connect(database_url) as connection:
-        await connection.execute(
-            """update public.agent_runs set error = '{"code": "max_steps"}' where id = %s""", [run_id]
-        )
-
-    with pytest.raises(psycopg.Error, match="limit of 100 steps"):
-        await person.call("retry_run", run_id)
-
-
-async def test_a_step_that_had_waited_keeps_its_bound_when_its_run_is_retried(
-    store: RunStore, person: Person, database_url: str
-) -> None:
-    """Else its second performance would be free."""
-    run_id = await person.queue()
-    view = (await claim(store)).views[0]
-    lease = view.run.lease_id
-    assert lease is not None
-    start = StartStep(1, uuid4(), steps(1, credits_bound=500)[0])
-    first = Advance(run_id, lease, view.run.revision, start=(start,), status=RunStatus.EXECUTING)
-    revision = (await store.advance([first], lease_seconds=15))[run_id].revision
-    rests = FinishStep(1, 1, StepStatus.RUNNING, bound=500, waits_for="timer", available_in=60.0)
-    wait = Advance(run_id, lease, revision, finish=(rests,), status=RunStatus.QUEUED, available_in=60.0)
-    await store.advance([wait], lease_seconds=15)
-    assert (await run_row(database_url, run_id))["credits_reserved"] == 0
-    await person.call("control_run", run_id, "stop")
-
-    retried = await person.call("retry_run", run_id)
-
-    assert [step["credits_bound"] for step in await step_rows(database_url, UUID(retried["run_id"]))] == [500]
-    await assert_books_balance(database_url, person.id)
-
-
-async def test_a_sibling_that_was_tried_again_later_still_keeps_its_effect_key_in_a_retry(
-    store: RunStore, person: Person, database_url: str
-) -> None:
-    run_id = await person.queue()
-    view = (await claim(store)).views[0]
-    lease = view.run.lease_id
-    assert lease is not None
-    one, two = (StartStep(n, uuid4(), step) for n, step in enumerate(steps(2), 1))
-    first = Advance(run_id, lease, view.run.revision, start=(one, two), status=RunStatus.EXECUTING)
-    revision = (await store.advance([first], lease_seconds=15))[run_id].revision
-    ends = (
-        FinishStep(1, 1, StepStatus.FAILED, failed=True),
-        FinishStep(2, 1, StepStatus.PENDING, failed=True, available_in=0.0),
-    )
-    revision = (await store.advance([Advance(run_id, lease, revision, finish=ends)], lease_seconds=15))[run_id].revision
-    again = Advance(run_id, lease, revision, start=(StartStep(2, two.effect_key, two.step, again=True),))
-    revision = (await store.advance([again], lease_seconds=15))[run_id].revision
-    last = FinishStep(2, 2, StepStatus.COMPLETED, output={"n": 2})
-    await store.advance([Advance(run_id, lease, revision, finish=(last,), status=RunStatus.FAILED)], lease_seconds=15)
-
-    retried = await person.call("retry_run", run_id)
-
-    copied = await step_rows(database_url, UUID(retried["run_id"]))
-    assert [(step["status"], step["effect_key"]) for step in copied] == [
-        ("pending", str(one.effect_key)),
-        ("completed", str(two.effect_key)),
-    ]
 
 
 async def test_beats_and_deltas_of_nothing_ask_nobody(store: RunStore) -> None:
