@@ -79,14 +79,16 @@ class PostgresServer:
         """Start the server; make the cluster first if there is none. Returns when it accepts connections.
 
         Raises:
-            PostgresError: the directory is in use or of another version, the port is taken, or the server
+            PostgresError: the directory is unusable, in use or of another version, the port is taken, or the server
                 refuses to start (with its own last words).
         """
-        self.data_dir.mkdir(parents=True, exist_ok=True)
         try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-        except Timeout as exc:
+        except Timeout as exc:  # an OSError too
             raise PostgresError(f"The data directory {self.data_dir} is in use by another running stack.") from exc
+        except OSError as exc:
+            raise PostgresError(f"The data directory {self.data_dir} cannot be used: {exc.strerror}.") from exc
         try:
             self._allow_system_user()
             self._refuse_other_version()
@@ -234,6 +236,11 @@ class PostgresServer:
         if os.geteuid() == 0:
             for path in paths:
                 shutil.chown(path, SYSTEM_USER, SYSTEM_USER)
+
+
+def holds_cluster(folder: Path) -> bool:
+    """Whether the folder itself, and not one that a link leads to, is a data directory of PostgreSQL."""
+    return not folder.is_symlink() and (folder / "PG_VERSION").is_file()
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import psutil
 from local.config import StackConfig
 from local.errors import StackError
 from local.keys import Keys
-from local.postgres import PostgresServer
+from local.postgres import PostgresServer, holds_cluster
 from local.state import StackState
 
 START_SECONDS = 60
@@ -34,9 +35,13 @@ def start(config: StackConfig) -> StackConfig:
     running = status(config)
     if running is not None:
         return running
-    config.data_dir.mkdir(parents=True, exist_ok=True)
     log_path = log_file(config)
-    with log_path.open("w") as log:
+    try:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("w")
+    except OSError as exc:
+        raise StackError(f"The data directory {config.data_dir} cannot be used: {exc.strerror}.") from exc
+    with log:
         process = subprocess.Popen(
             [
                 sys.executable, "-m", "local.server", "--port", str(config.port), "--db-port", str(config.db_port),
@@ -58,7 +63,7 @@ def start(config: StackConfig) -> StackConfig:
 
 def stop(config: StackConfig) -> bool:
     """Stop the stack over the data directory, also what a killed one left running; False if there was nothing."""
-    state = StackState.read(config.data_dir)
+    state = _state(config)
     process = state.process() if state else None
     if process is not None:
         process.terminate()
@@ -73,9 +78,29 @@ def stop(config: StackConfig) -> bool:
     return process is not None or leftover
 
 
+def reset(config: StackConfig) -> bool:
+    """Stop the stack over the data directory and delete its database; False if there was none.
+
+    Raises:
+        StackError: what is there is no database of PostgreSQL, and is left alone; or it cannot be deleted.
+    """
+    cluster = config.data_dir / "postgres"
+    try:
+        # Before the stop: what we would not delete is not ours to stop either.
+        if cluster.exists() and not holds_cluster(cluster):
+            raise StackError(f"{cluster} holds no PostgreSQL database, so it is left alone.")
+        stop(config)
+        if not cluster.exists():
+            return False
+        shutil.rmtree(cluster)
+    except OSError as exc:
+        raise StackError(f"The database {cluster} cannot be deleted: {exc.strerror or exc}.") from exc
+    return True
+
+
 def status(config: StackConfig) -> StackConfig | None:
     """The config of the stack that runs over the data directory, with its real ports, or None."""
-    state = StackState.read(config.data_dir)
+    state = _state(config)
     return replace(config, host=state.host, port=state.port, db_port=state.db_port) if state else None
 
 
@@ -94,6 +119,13 @@ def status_env(config: StackConfig, keys: Keys | None = None) -> str:
         "SERVICE_ROLE_KEY": keys.service_role_key,
     }
     return "".join(f'{name}="{value}"\n' for name, value in values.items())
+
+
+def _state(config: StackConfig) -> StackState | None:
+    try:
+        return StackState.read(config.data_dir)
+    except OSError as exc:
+        raise StackError(f"The data directory {config.data_dir} cannot be used: {exc.strerror}.") from exc
 
 
 def log_file(config: StackConfig) -> Path:

@@ -75,7 +75,10 @@ async def _tend(worker: WorkerProcess, config: StackConfig) -> None:
 
 def _environment(env_file: Path | None) -> dict[str, str]:
     """What a file sets. Supabase's own names belong to the stack and are passed over, as its CLI does."""
-    values = {} if env_file is None else dotenv_values(env_file)
+    try:
+        values = {} if env_file is None else dotenv_values(env_file)
+    except UnicodeDecodeError as exc:
+        raise click.BadParameter(f"{env_file} is not a text file in UTF-8.", param_hint="--env-file") from exc
     for name in [name for name in values if name.startswith("SUPABASE_")]:
         _log.warning("%s in %s is passed over: the stack sets it itself.", name, env_file)
         del values[name]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from local import stack as background
 from local.cli.hosting import hosted_stack
@@ -24,7 +24,9 @@ def stack(context: click.Context, port: int, db_port: int, data_dir: Path, *, ep
 
     It prints its URLs and keys as `supabase status -o env` does.
     """
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        _refuse_misplaced_options(context, context.invoked_subcommand)
+    else:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         asyncio.run(_foreground(StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral)))
 
@@ -63,9 +65,19 @@ def reset(data_dir: Path, *, yes: bool) -> None:
     """Stop it and delete its database; the next start begins with an empty one."""
     if not yes:
         click.confirm(f"Delete the database in {data_dir}?", abort=True)
-    background.stop(StackConfig(data_dir=data_dir))
-    shutil.rmtree(data_dir / "postgres", ignore_errors=True)
-    click.echo("The database is deleted.")
+    deleted = background.reset(StackConfig(data_dir=data_dir))
+    click.echo("The database is deleted." if deleted else f"There is no database in {data_dir}: nothing to delete.")
+
+
+def _refuse_misplaced_options(context: click.Context, command: str) -> None:
+    """The group's options are for the foreground; `stack --data-dir X reset` must not reset another directory."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.get_params(context)
+        if parameter.name and context.get_parameter_source(parameter.name) not in {None, ParameterSource.DEFAULT}
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} before `{command}` has no effect: give its options after it.")
 
 
 async def _foreground(config: StackConfig) -> None:

@@ -92,6 +92,47 @@ def test_a_taken_port_is_one_sentence(data_dir, name):
     assert ended.stderr == f"Error: Port {port} for the gateway is taken by another program.\n"
 
 
+@pytest.mark.parametrize("arguments", [["dev", *PORTS], ["stack", *PORTS], ["stack", "start", *PORTS]])
+def test_an_unusable_data_directory_is_one_sentence(tmp_path, arguments):
+    (tmp_path / "file").touch()
+    unusable = tmp_path / "file" / "data"
+    ended = runbase(*arguments, "--data-dir", unusable)
+    assert ended.returncode == 1
+    assert ended.stderr == f"Error: The data directory {unusable} cannot be used: Not a directory.\n"
+
+
+def test_an_env_file_that_is_no_text_is_refused(tmp_path, data_dir):
+    env_file = tmp_path / "env"
+    env_file.write_bytes(b"NAME=\xff\xfe\n")
+    ended = runbase("dev", *PORTS, "--data-dir", data_dir, "--env-file", env_file)
+    assert ended.returncode == 2
+    assert f"{env_file} is not a text file in UTF-8." in ended.stderr
+    assert not data_dir.exists()
+
+
+def test_reset_leaves_alone_what_is_no_database(data_dir):
+    notes = data_dir / "postgres" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.touch()
+    ended = runbase("stack", "reset", "--yes", "--data-dir", data_dir)
+    assert ended.returncode == 1
+    assert ended.stderr == f"Error: {notes.parent} holds no PostgreSQL database, so it is left alone.\n"
+    assert notes.exists()
+
+
+def test_reset_says_when_there_is_nothing_to_delete(data_dir):
+    ended = runbase("stack", "reset", "--yes", "--data-dir", data_dir)
+    assert ended.returncode == 0
+    assert ended.stdout == f"There is no database in {data_dir}: nothing to delete.\n"
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "status", "reset"])
+def test_an_option_before_the_command_of_a_stack_is_refused(data_dir, command):
+    ended = runbase("stack", "--data-dir", data_dir, command)
+    assert ended.returncode == 2
+    assert f"--data-dir before `{command}` has no effect" in ended.stderr
+
+
 def test_an_ephemeral_stack_in_the_foreground_keeps_nothing(tmp_path, data_dir):
     with running(tmp_path, "stack", *PORTS, "--ephemeral", "--data-dir", data_dir) as stack:
         stack.until(lambda: "SERVICE_ROLE_KEY" in stack.out)
@@ -109,7 +150,7 @@ def test_a_stack_in_the_background_is_started_shown_reset_and_stopped(data_dir):
         assert runbase("stack", "status", *where).stdout == started.stdout
         assert runbase("stack", "reset", *where).returncode == 130  # nobody is there to confirm
         assert runbase("stack", "status", *where).returncode == 0
-        assert runbase("stack", "reset", "--yes", *where).returncode == 0
+        assert runbase("stack", "reset", "--yes", *where).stdout == "The database is deleted.\n"
     finally:
         stopped = runbase("stack", "stop", *where)
     assert stopped.stdout == "Nothing was running.\n"
