@@ -71,11 +71,18 @@ def show(rows: list[dict[str, object]], *, rounds: int, runs: int, steps: int) -
     console.print(f"On in both: {ON}.")
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default 3)")
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"runs a round (default {RUNS})")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps a run (default {STEPS})")
+    parser.add_argument("--rounds", type=_positive, default=3, help="rounds of each measurement (default 3)")
+    parser.add_argument("--runs", type=_positive, default=RUNS, help=f"runs a round (default {RUNS})")
+    parser.add_argument("--steps", type=_positive, default=STEPS, help=f"steps a run (default {STEPS})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="runbase-bench-") as directory, benched(Path(directory)) as url:

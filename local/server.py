@@ -33,6 +33,7 @@ from local.state import StackState
 
 GRACE_SECONDS = 1  # an open stream or websocket gets this long when the stack stops
 WATCH_SECONDS = 1.0
+LONGEST_WATCH_SECONDS = 10.0  # between tries to start a server that cannot be started
 
 _log = logging.getLogger("local.server")
 
@@ -132,14 +133,28 @@ async def serve(config: StackConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running_stack(config) as stack:
         _log.info("stack.ready url=%s database=%s", stack.config.api_url, stack.database_url)
-        while not stop.is_set():
-            if not stack.postgres.is_running():
-                _log.error("PostgreSQL stopped unexpectedly; starting it again.")
-                await asyncio.to_thread(stack.postgres.restart)
-            try:
-                await asyncio.wait_for(stop.wait(), WATCH_SECONDS)
-            except TimeoutError:
-                continue
+        keeping = asyncio.create_task(keep_up(stack.postgres))
+        try:
+            await stop.wait()
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def keep_up(postgres: PostgresServer) -> None:
+    """Bring a database server that died back up, again and again if it must be, until cancelled."""
+    failures = 0
+    while True:
+        await asyncio.sleep(min(WATCH_SECONDS * 2**failures, LONGEST_WATCH_SECONDS))
+        if postgres.is_running():
+            failures = 0
+            continue
+        _log.error("PostgreSQL stopped unexpectedly; starting it again.")
+        try:
+            await asyncio.to_thread(postgres.restart)
+        except StackError as error:
+            failures += 1
+            _log.error("PostgreSQL could not be started, and will be tried again: %s", error)
 
 
 async def _postgres(config: StackConfig, cleanup: AsyncExitStack) -> PostgresServer:

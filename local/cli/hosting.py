@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -11,9 +10,7 @@ from local.cli.entry import Interrupted
 from local.cli.signals import stop_event
 from local.config import StackConfig
 from local.errors import StackError
-from local.server import WATCH_SECONDS, RunningStack, running_stack
-
-_log = logging.getLogger("runbase.stack")
+from local.server import RunningStack, keep_up, running_stack
 
 
 @asynccontextmanager
@@ -29,17 +26,9 @@ async def hosted_stack(config: StackConfig) -> AsyncGenerator[tuple[RunningStack
             except StackError as error:
                 # Ctrl-C goes to initdb and pg_ctl too, and they give up.
                 raise Interrupted if stop.is_set() else error from error
-            keeping = asyncio.create_task(_keep_up(stack))
+            keeping = asyncio.create_task(keep_up(stack.postgres))
             try:
                 yield stack, stop
             finally:
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
-
-
-async def _keep_up(stack: RunningStack) -> None:
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        if not stack.postgres.is_running():
-            _log.error("PostgreSQL stopped unexpectedly; starting it again.")
-            await asyncio.to_thread(stack.postgres.restart)

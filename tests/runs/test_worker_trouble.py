@@ -222,9 +222,10 @@ async def test_a_claim_that_cannot_be_read_leaves_the_worker_alive_for_others(
 
     async with working(database, ListEngine(steps(1))), connect(database_url) as connection:
         # Each look leases both again until the unreadable one is poison and leaves the other alone.
-        while (await run_row(database_url, good))["status"] != "completed":
-            await shift_clock(connection, seconds=16)
-            await asyncio.sleep(0.05)  # a turn for the worker; the clock above is what passes
+        async with asyncio.timeout(60):
+            while (await run_row(database_url, good))["status"] != "completed":
+                await shift_clock(connection, seconds=16)
+                await asyncio.sleep(0.05)  # a turn for the worker; the clock above is what passes
 
     assert (await run_row(database_url, good))["status"] == "completed"
 
