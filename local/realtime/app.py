@@ -19,7 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from local.realtime.authorization import Refused, identify
-from local.realtime.protocol import Broadcast
+from local.realtime.protocol import BadFrame, Broadcast, write_json
 from local.realtime.service import Realtime
 from local.realtime.socket import serve_socket
 from local.services import Part, Services
@@ -74,7 +74,7 @@ async def _answer(realtime: Realtime, request: Request, parse: Parse) -> Respons
         return JSONResponse({"error": "Payload size exceeds the limit"}, 413)
     try:
         letters = parse(request, body)
-    except ValueError as exc:
+    except (ValueError, BadFrame) as exc:
         return JSONResponse({"errors": {"messages": [str(exc)]}}, 422)
     headers = dict(request.headers)
     try:
@@ -104,7 +104,7 @@ def _letter(message: object) -> _Letter:
     topic, event = fields.get("topic"), fields.get("event")
     if not isinstance(topic, str) or not isinstance(event, str) or "payload" not in fields:
         raise ValueError("a message needs topic, event and payload")
-    return _Letter(topic, Broadcast(event, orjson.dumps(fields["payload"])), private=fields.get("private") is True)
+    return _Letter(topic, Broadcast(event, write_json(fields["payload"])), private=fields.get("private") is True)
 
 
 def _single(request: Request, body: bytes) -> list[_Letter]:

@@ -6,6 +6,7 @@ Every subscriber gets each row that it may see once, and all of them in commit o
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from local.services import Pool
 
 PUBLICATION = "supabase_realtime"
 
+_log = logging.getLogger("local.realtime")
 _ids = itertools.count(1)  # clients take 0 for "no id"
 
 
@@ -174,12 +176,19 @@ class ChangeFeed:
     def _matching(self, change: Change) -> list[Subscription]:
         schema, name = change.relation.schema, change.relation.name
         keys = ((schema, name), (schema, "*"), ("*", name), ("*", "*"))
-        return [
-            subscription
-            for key in keys
-            for subscription in self._subscriptions.get(key, {}).values()
-            if subscription.wants(change)
-        ]
+        candidates = [subscription for key in keys for subscription in self._subscriptions.get(key, {}).values()]
+        return [subscription for subscription in candidates if self._wants(subscription, change)]
+
+    def _wants(self, subscription: Subscription, change: Change) -> bool:
+        """Ask a subscription. One whose filter breaks on a row ends alone: the stream is everybody's."""
+        try:
+            return subscription.wants(change)
+        except Exception:  # noqa: BLE001 - whatever it is, it stays with this subscription
+            _log.exception("realtime.filter_failed request=%s", subscription.request)
+        self.unsubscribe({subscription.id: subscription.request})
+        message = f"The filter could not be applied to a row and the subscription has ended: {subscription.request}"
+        subscription.listener.system("error", message)
+        return False
 
     async def _send(self, change: Change, subscriptions: Iterable[Subscription]) -> None:
         """Send one change, once to each channel, with the ids of all its subscriptions that match."""

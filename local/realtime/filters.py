@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
+from typing import TypeVar
 
 import psycopg
 from psycopg import sql
@@ -24,6 +24,10 @@ MOST_IN_LIST = 100
 _CONDITION = re.compile(r"(?P<column>[^=,]+)=(?P<negated>not\.)?(?P<op>[a-z]+)\.(?P<value>\((?:[^()]*)\)|[^,]*)(?:,|$)")
 _TEXT_OIDS = frozenset({25, 1042, 1043})  # text, character, character varying
 _MOMENT_OIDS = frozenset({1082, 1114, 1184})  # date, timestamp, timestamptz
+# The session that wrote it has UTC, so the zone carries no information.
+_MOMENT = re.compile(
+    r"(?P<year>\d{4,})-(?P<rest>\d\d-\d\d(?: \d\d:\d\d:\d\d(?:\.\d+)?)?)(?:\+00)?(?P<before_christ> BC)?"
+)
 _ORDERS: Mapping[str, Callable[[int], bool]] = {
     "lt": lambda sign: sign < 0,
     "lte": lambda sign: sign <= 0,
@@ -31,6 +35,7 @@ _ORDERS: Mapping[str, Callable[[int], bool]] = {
     "gte": lambda sign: sign >= 0,
 }
 _KEYWORDS: Mapping[str, str | None] = {"null": None, "true": "t", "false": "f"}
+_Key = TypeVar("_Key", tuple[bool, Decimal], tuple[float, str], str)
 
 
 class InvalidFilter(Exception):  # noqa: N818 - reads as what it says
@@ -98,8 +103,8 @@ async def _condition(  # noqa: PLR0911 - one return an operator
             return lambda text: text == keyword
         case "lt" | "lte" | "gt" | "gte":
             (bound,) = await _canonical([value], column, pool)
-            compare, decide = _order(column), _ORDERS[op]
-            return lambda text: text is not None and decide(compare(text, bound))
+            compare, decide = _order(column, bound), _ORDERS[op]
+            return lambda text: text is not None and decide(compare(text))
         case "like" | "ilike":
             pattern = _like(value, ignore_case=op == "ilike")
             _require_text(column, op)
@@ -128,30 +133,50 @@ def _type(column: Column) -> sql.SQL:
 def _equality(column: Column, wanted: list[str]) -> Callable[[str], bool]:
     if column.value_type.is_number:
         # 1.0 and 1.00 are the same number; as text they are not.
-        numbers = {Decimal(number) for number in wanted}
-        return lambda text: Decimal(text) in numbers
+        numbers = {_number(number) for number in wanted}
+        return lambda text: _number(text) in numbers
     texts = frozenset(wanted)
     return lambda text: text in texts
 
 
-def _order(column: Column) -> Callable[[str, str], int]:
+def _order(column: Column, bound: str) -> Callable[[str], int]:
+    """A function that tells a value's place: negative before the bound, positive after it."""
     if column.value_type.is_number:
-        return lambda left, right: int(Decimal(left).compare(Decimal(right)))
+        return _placed(_number, bound, column)
     if column.value_type.oid in _MOMENT_OIDS:
-        return lambda left, right: _sign(_moment(left), _moment(right))
+        return _placed(_moment, bound, column)
     _require_text(column, "of order")
-    return lambda left, right: (left > right) - (left < right)  # the cluster's collation is C.UTF-8
+    return _placed(str, bound, column)  # the cluster's collation is C.UTF-8
 
 
-def _moment(text: str) -> datetime:
+def _placed(key: Callable[[str], _Key], bound: str, column: Column) -> Callable[[str], int]:
+    try:
+        place = key(bound)
+    except (ValueError, ArithmeticError) as exc:
+        raise InvalidFilter(f"the embedded Realtime cannot order {column.type_name} by {bound}") from exc
+
+    def compare(text: str) -> int:
+        value = key(text)
+        return (value > place) - (value < place)
+
+    return compare
+
+
+def _number(text: str) -> tuple[bool, Decimal]:
+    # As in PostgreSQL, NaN is equal to itself and greater than every number.
+    return (True, Decimal()) if text == "NaN" else (False, Decimal(text))
+
+
+def _moment(text: str) -> tuple[float, str]:
+    """The year, negative before Christ, and the rest. PostgreSQL's years go far beyond those of `datetime`."""
     if text in {"infinity", "-infinity"}:
-        return datetime.max if text == "infinity" else datetime.min  # noqa: DTZ901 - only compared
-    # The session that wrote it has UTC, so the zone carries no information.
-    return datetime.fromisoformat(text.removesuffix("+00"))
-
-
-def _sign(left: datetime, right: datetime) -> int:
-    return (left > right) - (left < right)
+        return float(text), ""
+    match = _MOMENT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not a moment: {text!r}")
+    year = int(match["year"])
+    # The fields have fixed widths and a fraction has no trailing zeros, so the text sorts as the time does.
+    return (-year if match["before_christ"] else year), match["rest"]
 
 
 def _require_text(column: Column, op: str) -> None:

@@ -18,6 +18,7 @@ Frame = str | bytes
 _USER_BROADCAST_PUSH = 3  # client to server
 _USER_BROADCAST = 4  # server to client
 _BINARY, _JSON = 0, 1  # how the payload of a binary frame is encoded
+_ROOM = 8  # levels of nesting that an answer or a presence message puts around a client's words
 _LONGEST_FIELD = 255  # one length byte a field
 
 
@@ -106,6 +107,25 @@ def encode_broadcast(version: Version, topic: str, broadcast: Broadcast) -> Fram
     return encode(version, Message(topic=topic, event="broadcast", payload=payload))
 
 
+def write_json(value: object) -> bytes:
+    """Write what a client said, which may be read at a depth at which it cannot be written.
+
+    Raises:
+        BadFrame: it is nested too deeply.
+    """
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as exc:
+        raise BadFrame("the payload is nested too deeply") from exc
+
+
+def _require_writable(payload: object) -> None:
+    """Refuse what could not be said again to the others, inside the messages that quote it."""
+    for _ in range(_ROOM):
+        payload = [payload]
+    write_json(payload)
+
+
 def _decode_object(frame: object) -> Message:
     if not isinstance(frame, dict):
         raise BadFrame("a frame of vsn 1.0.0 is an object")
@@ -136,8 +156,10 @@ def _message(join_ref: object, ref: object, topic: object, event: object, payloa
         name = fields.get("event")
         if not isinstance(name, str):
             raise BadFrame("a broadcast needs an event")
-        broadcast = Broadcast(event=name, payload=orjson.dumps(fields.get("payload", {})))
+        broadcast = Broadcast(event=name, payload=write_json(fields.get("payload", {})))
         fields = {}
+    else:
+        _require_writable(fields)
     return Message(topic=topic, event=event, payload=fields, ref=ref, join_ref=join_ref, broadcast=broadcast)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
 import psycopg
 
 from local.realtime.channels import Channel
@@ -27,7 +26,7 @@ async def replay(channel: Channel, admin_pool: Pool) -> None:
     try:
         async with admin_pool.connection() as connection:
             cursor = await connection.execute(
-                "select id::text, event, payload from realtime.messages"
+                "select id::text, event, coalesce(payload::text, 'null') from realtime.messages"
                 " where topic = %s and private and extension = 'broadcast' and event is not null"
                 " and inserted_at >= to_timestamp(%s / 1000.0) at time zone current_setting('timezone')"
                 " order by inserted_at desc limit %s",
@@ -38,7 +37,7 @@ async def replay(channel: Channel, admin_pool: Pool) -> None:
         channel.system("error", "The stored messages could not be read", extension="system")
         return
     for id_, event, payload in reversed(rows):
-        broadcast = Broadcast(event, orjson.dumps(payload), meta={"id": id_, "replayed": True})
+        broadcast = Broadcast(event, payload.encode(), meta={"id": id_, "replayed": True})
         frame = encode_broadcast(channel.outlet.version, channel.wire_topic, broadcast)
         if frame is not None:
             channel.outlet.send(frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -17,9 +18,10 @@ import websockets
 from realtime import RealtimeSubscribeStates
 
 from local.config import StackConfig
+from local.realtime import filters
 from local.realtime import socket as realtime_socket
 from local.server import running_stack
-from tests.local.realtime import NOTES, administrator, listen, until, watch, write_notes
+from tests.local.realtime import NOTES, Heard, administrator, listen, until, watch, write_notes
 from tests.support.stack import Stack, stack_over
 
 
@@ -288,6 +290,68 @@ async def test_frames_that_make_no_sense_are_skipped_and_the_socket_lives_on(sta
         assert frame == [None, "7", "phoenix", "phx_reply", expected]
 
 
+async def test_a_presence_or_broadcast_nested_too_deeply_is_skipped_and_the_socket_lives_on(stack: Stack) -> None:
+    def said(event: str, kind: str, payload: str, ref: int) -> str:
+        words = f'{{"event":"{kind}","payload":{payload}}}'
+        return f'{{"topic":"realtime:deep","event":"{event}","payload":{words},"ref":"{ref}","join_ref":"1"}}'
+
+    async with raw_socket(stack) as client:
+        config = {"presence": {"enabled": True, "key": "me"}, "broadcast": {"self": True}}
+        join = {"topic": "realtime:deep", "event": "phx_join", "payload": {"config": config}, "ref": "1"}
+        await client.send(json.dumps(join))
+        await answer(client, "1")
+        for depth in range(235, 260):
+            await client.send(said("presence", "track", '{"a":' * depth + "1" + "}" * depth, depth))
+        deep = "[" * 400 + "]" * 400
+        await client.send(said("broadcast", "said", deep, 400))
+        await client.send(said("presence", "track", "{}", 401))
+
+        assert await answer(client, "401") == {"status": "ok", "response": {}}
+
+
+async def test_a_filter_that_breaks_on_a_row_ends_only_its_own_subscription(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(text: str) -> tuple[float, str]:
+        if text.startswith("2026"):
+            raise ValueError(text)
+        return 0.0, text
+
+    monkeypatch.setattr(filters, "_moment", unreadable)
+    owner = await stack.sign_up()
+    _, broken = await watch(owner.client, "broken", filter="at=gt.2000-01-01")
+    _, heard = await watch(owner.client, "all")
+
+    async with administrator(stack) as connection:
+        for body in ("first", "second"):
+            statement = "insert into notes (owner, body, at) values (%s, %s, '2026-01-01')"
+            await connection.execute(statement, [owner.user_id, body])
+    await until(lambda: len(heard.changes) == 2 and len(broken.states) > 1)
+
+    assert heard.bodies == ["first", "second"]
+    assert not broken.changes
+    subscribed, failed = RealtimeSubscribeStates.SUBSCRIBED, RealtimeSubscribeStates.CHANNEL_ERROR
+    assert [state for state, _ in broken.states] == [subscribed, failed]
+    assert "The filter could not be applied" in broken.states[1][1]
+    assert [state for state, _ in heard.states] == [subscribed]
+
+
+async def test_a_bound_that_cannot_be_compared_is_refused_at_the_subscription(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "_MOMENT", re.compile("nothing"))
+    owner = await stack.sign_up()
+    heard = Heard()
+    channel = owner.client.channel("bad")
+    channel.on_postgres_changes("INSERT", lambda _: None, table="notes", schema="public", filter="at=gt.2000-01-01")
+
+    await channel.subscribe(heard.note_state)
+    await until(lambda: len(heard.states) > 1)
+
+    assert heard.states[1][0] == RealtimeSubscribeStates.CHANNEL_ERROR
+    assert "cannot order timestamptz" in heard.states[1][1]
+
+
 async def test_a_topic_that_was_not_joined_answers_so(stack: Stack) -> None:
     async with raw_socket(stack) as client:
         await client.send('{"topic":"realtime:x","event":"phx_leave","payload":{},"ref":"1"}')
@@ -321,6 +385,7 @@ async def test_stored_messages_are_replayed_to_a_private_listener_that_asks(stac
         ("", b'{"messages": [{"topic": "t", "event": "e"}]}', 422),
         ("", b'{"messages": 1}', 422),
         ("", b"not json", 422),
+        ("", b'{"messages": [{"topic": "t", "event": "e", "payload": %s}]}' % (b"[" * 400 + b"]" * 400), 422),
         ("/t/events/e", b"not json", 422),
         ("/a%2Fb/events/e%20f", b"[1]", 202),
     ],
