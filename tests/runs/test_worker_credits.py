@@ -17,7 +17,6 @@ from tests.runs.working import (
     work_off,
     working,
 )
-from tests.support.clock import shift_clock
 from tests.support.runs import (
     Person,
     assert_books_balance,
@@ -29,7 +28,6 @@ from tests.support.runs import (
     until,
     until_status,
 )
-from tests.support.wires import LosingDatabase
 
 
 async def test_out_of_credits_pauses_with_a_line_and_goes_on_after_a_grant(
@@ -80,18 +78,6 @@ async def test_with_steps_in_flight_a_run_short_of_credits_waits_for_them(
 
     assert (row["status"], row["credits_spent"]) == ("completed", 30)
     await assert_books_balance(database_url, person.id)
-
-
-async def test_a_lost_reply_to_a_claim_costs_one_lease(
-    database: DirectDatabase, person: Person, database_url: str
-) -> None:
-    run_id = await person.queue()
-
-    async with working(LosingDatabase(database, ("claim_runs", 1)), ListEngine(steps(1))):
-        await until_status(database_url, run_id, "planning")
-        async with connect(database_url) as connection:
-            await shift_clock(connection, seconds=16)
-        await until_status(database_url, run_id, "completed")
 
 
 async def test_what_a_step_cost_beyond_its_bound_is_not_charged(

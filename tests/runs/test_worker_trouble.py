@@ -244,3 +244,15 @@ async def test_a_value_that_no_json_can_hold_fails_its_step_alone(
     rows = [await run_row(database_url, run_id) for run_id in run_ids]
     assert [row["status"] for row in rows] == ["failed", "completed"]
     assert rows[0]["error"]["code"] == "unstorable"
+
+
+async def test_a_lost_reply_to_a_claim_costs_one_lease(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    run_id = await person.queue()
+
+    async with working(LosingDatabase(database, ("claim_runs", 1)), ListEngine(steps(1))):
+        await until_status(database_url, run_id, "planning")
+        async with connect(database_url) as connection:
+            await shift_clock(connection, seconds=16)
+        await until_status(database_url, run_id, "completed")
