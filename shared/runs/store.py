@@ -1,7 +1,7 @@
 """The run core's calls of SQL: domain verbs in, domain objects out. Only this module knows the wire form of a batch.
 
 A batch is flat, one list a table, so that SQL writes it with one statement a table (see
-`supabase/migrations/*_worker_functions.sql`, which documents every key).
+`supabase/migrations/*_advance_runs.sql`, which documents every key).
 """
 
 from __future__ import annotations

@@ -1,0 +1,60 @@
+-- What every ending of a run does, whoever brings it about: a person, a worker or the sweep.
+-- Functions: private.close_runs, private.end_runs.
+-- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+
+-- What every ending does besides the status: open steps and questions are cancelled, the rest of the hold goes back.
+-- The runs are locked and already ended.
+create function private.close_runs(p_run_ids uuid[])
+  returns void language plpgsql security definer set search_path = '' as $$
+declare
+  v_now timestamptz := private.clock();
+begin
+  update public.agent_steps s
+    set status = 'cancelled', finished_at = v_now, waits_for = null, finished_revision = r.revision
+    from public.agent_runs r
+    where s.run_id = any (p_run_ids) and s.status in ('pending', 'running') and r.id = s.run_id;
+  update public.human_requests set status = 'cancelled'
+    where run_id = any (p_run_ids) and status = 'open';
+  delete from private.step_deltas where run_id = any (p_run_ids);
+
+  perform 1 from public.credit_accounts c
+    where c.account_id in (select r.account_id from public.agent_runs r where r.id = any (p_run_ids))
+    order by c.account_id for update;
+  update public.credit_accounts c
+    set available = c.available + t.rest, held = c.held - t.rest - t.spent, spent = c.spent + t.spent, updated_at = v_now
+    from (
+      select r.account_id, sum(r.credits_held) as rest, sum(r.credits_spent) as spent
+      from public.agent_runs r where r.id = any (p_run_ids) group by r.account_id
+    ) t
+    where c.account_id = t.account_id and (t.rest > 0 or t.spent > 0);
+  insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
+    select r.account_id, r.id, 'release', 'held', 'available', r.credits_held
+    from public.agent_runs r where r.id = any (p_run_ids) and r.credits_held > 0;
+  update public.agent_runs set credits_held = 0, credits_reserved = 0
+    where id = any (p_run_ids) and (credits_held > 0 or credits_reserved > 0);
+end $$;
+
+-- Ends runs whose rows the caller has locked and that nobody holds any more. p_errors may hold nulls.
+create function private.end_runs(p_run_ids uuid[], p_status public.run_status, p_errors jsonb[])
+  returns void language plpgsql security definer set search_path = '' as $$
+declare
+  v_now timestamptz := private.clock();
+  v_from text[];
+begin
+  if cardinality(p_run_ids) = 0 then
+    return;
+  end if;
+  select array_agg(r.status::text order by e.position) into v_from
+    from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
+  update public.agent_runs r
+    set status = p_status, error = coalesce(e.error, r.error), finished_at = v_now, updated_at = v_now,
+        revision = r.revision + 1, available_at = 'infinity', lease_id = null, lease_owner = null,
+        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null
+    from unnest(p_run_ids, p_errors) as e (run_id, error)
+    where r.id = e.run_id;
+  perform private.close_runs(p_run_ids);
+  perform private.append_line(p_run_ids, 'state_transition',
+    (select array_agg(format('%s -> %s', f, p_status)) from unnest(v_from) f),
+    (select array_agg(jsonb_strip_nulls(jsonb_build_object('from', f, 'to', p_status, 'error', e)))
+     from unnest(v_from, p_errors) as x (f, e)));
+end $$;

@@ -1,0 +1,126 @@
+-- Claim and sweep: how runs come into a worker's hands, and how those end that nobody will end. All time is private.clock().
+-- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+
+-- Ends what nobody else will end: expired leases of runs that are to stop, are over their deadline or are poison, and
+-- waiting runs over their deadline. At most p_limit of each a call; rows that somebody holds are left for the next.
+create function private.sweep_runs(p_limit integer, p_now timestamptz)
+  returns integer language plpgsql security definer set search_path = '' as $$
+declare
+  v_row record;
+  v_verdicts jsonb;
+  v_ended integer := 0;
+begin
+  select jsonb_agg(v) into v_verdicts from (
+    with stuck as (
+      select r.id, r.stop_requested_at, r.deadline_at, r.attempt, r.max_attempts, r.error
+      from public.agent_runs r
+      where r.status in ('planning', 'executing') and r.lease_expires_at < p_now
+        and (r.stop_requested_at is not null or r.deadline_at <= p_now or r.attempt + 1 >= r.max_attempts)
+      order by r.id limit p_limit for update skip locked
+    ), late as (
+      select r.id from public.agent_runs r
+      where r.status in ('queued', 'awaiting_input') and r.deadline_at <= p_now
+      order by r.deadline_at limit p_limit for update skip locked
+    ), verdict as (
+      select id, 'cancelled'::public.run_status as status, null::jsonb as error from stuck
+        where stop_requested_at is not null
+      union all
+      select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
+        from stuck where stop_requested_at is null and deadline_at <= p_now
+      union all
+      select id, 'failed', jsonb_build_object('code', 'poison', 'retryable', false, 'message',
+          format('The worker was lost %s times in a row while it held this run', attempt + 1), 'details', error)
+        from stuck where stop_requested_at is null and deadline_at > p_now
+      union all
+      select id, 'timeout', '{"code": "deadline", "message": "The run reached its deadline", "retryable": false}'
+        from late
+    )
+    select * from verdict
+  ) v;
+  if v_verdicts is null then
+    return 0;
+  end if;
+  -- All accounts at once and in order, before the first ending touches one.
+  perform 1 from public.credit_accounts c
+    where c.account_id in (
+      select r.account_id from public.agent_runs r
+      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id)
+    order by c.account_id for update;
+  for v_row in
+    select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
+    from jsonb_to_recordset(v_verdicts) as v (id uuid, status public.run_status, error jsonb)
+    group by v.status
+  loop
+    perform private.end_runs(v_row.ids, v_row.status, v_row.errors);
+    v_ended := v_ended + cardinality(v_row.ids);
+  end loop;
+  return v_ended;
+end $$;
+
+create function private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[])
+  returns jsonb language plpgsql security definer set search_path = '' as $$
+declare
+  v_now timestamptz := private.clock();
+  v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);
+  v_swept integer;
+  v_ids uuid[];
+  v_from text[];
+  v_next timestamptz;
+  v_expired uuid[];
+begin
+  if p_limit not between 0 and 100 then
+    raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
+  end if;
+  v_swept := private.sweep_runs(100, v_now);
+
+  -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
+  select array_agg(id) into v_expired from (
+    select r.id from public.agent_runs r
+    where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
+    order by r.id limit p_limit for update skip locked
+  ) x;
+  if v_expired is not null then
+    update public.agent_runs r
+      set lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires, attempt = r.attempt + 1,
+          revision = r.revision + 1, updated_at = v_now
+      where r.id = any (v_expired);
+    -- What the lost worker had in hand is tried anew under the same effect_key, booked as another attempt.
+    update public.agent_steps s set attempt = s.attempt + 1, started_at = v_now
+      where s.run_id = any (v_expired) and s.status = 'running' and s.waits_for is null and s.effect <> 'effectful';
+    delete from private.step_deltas where run_id = any (v_expired);
+    perform private.append_line(v_expired, 'warning',
+      array_fill('The worker was lost; another one goes on'::text, array[cardinality(v_expired)]),
+      array_fill('{"event": "lease_expired"}'::jsonb, array[cardinality(v_expired)]));
+  end if;
+
+  select array_agg(id), array_agg(resumes_as) into v_ids, v_from from (
+    select r.id, r.resumes_as::text from public.agent_runs r
+    where r.status = 'queued' and r.available_at <= v_now and r.engine = any (p_engines) and r.deadline_at > v_now
+    order by r.available_at, r.id limit p_limit - coalesce(cardinality(v_expired), 0) for update skip locked
+  ) x;
+  if v_ids is not null then
+    update public.agent_runs r
+      set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
+          revision = r.revision + 1, updated_at = v_now
+      where r.id = any (v_ids);
+    perform private.append_line(v_ids, 'state_transition',
+      (select array_agg('queued -> ' || f) from unnest(v_from) f),
+      (select array_agg(jsonb_build_object('from', 'queued', 'to', f)) from unnest(v_from) f));
+  end if;
+
+  select min(available_at) into v_next from public.agent_runs
+    where status = 'queued' and available_at > v_now and available_at < 'infinity';
+  return jsonb_build_object(
+    'runs', private.run_view(coalesce(v_expired, '{}') || coalesce(v_ids, '{}')),
+    'next_in_seconds', extract(epoch from v_next - v_now),
+    'swept', v_swept);
+end $$;
+grant execute on function private.claim_runs(text, integer, double precision, text[]) to service_role;
+
+-- Leases up to p_limit due runs of p_engines to p_owner, expired leases first, and sweeps. Answers
+-- {"runs": [{run, steps, messages, plans}], "next_in_seconds": until the next timer or null, "swept": runs ended}.
+create function public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[])
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.claim_runs(p_owner, p_limit, p_lease_seconds, p_engines); end;
+revoke execute on function public.claim_runs(text, integer, double precision, text[]) from public, anon, authenticated;
+grant execute on function public.claim_runs(text, integer, double precision, text[]) to service_role;

@@ -1,0 +1,100 @@
+-- What a worker says between advances: heartbeats, tails of log lines, model output while it is being written.
+-- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+
+-- Extends the leases [{run_id, lease_id}] and answers [{run_id, lease_id, revision, stop, pause}] for those still held.
+-- A row that an advance has locked is skipped: that advance extends it. Leaves revision alone, so it loses nobody a race.
+create function private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision)
+  returns jsonb language sql security definer set search_path = '' as $$
+  with locked as (
+    select r.id from public.agent_runs r
+    join jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid) on l.run_id = r.id and l.lease_id = r.lease_id
+    order by r.id for update of r skip locked
+  ), beaten as (
+    update public.agent_runs r set lease_expires_at = private.clock() + make_interval(secs => p_lease_seconds)
+    from locked where r.id = locked.id
+    returning r.id, r.lease_id, r.revision, r.stop_requested_at, r.pause_requested_at
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('run_id', id, 'lease_id', lease_id, 'revision', revision,
+    'stop', stop_requested_at is not null, 'pause', pause_requested_at is not null)), '[]') from beaten
+$$;
+grant execute on function private.heartbeat_runs(jsonb, double precision) to service_role;
+
+-- Broadcasts what is still unsent of these runs. For the worker's tick, after a burst has ended.
+create function private.flush_logs(p_run_ids uuid[])
+  returns void language plpgsql security definer set search_path = '' as $$
+declare
+  v_ids uuid[];
+  v_from bigint[];
+begin
+  with tail as (
+    select r.id, r.broadcast_seq from public.agent_runs r
+    where r.id = any (p_run_ids) and r.log_seq > r.broadcast_seq order by r.id for update skip locked
+  ), told as (
+    update public.agent_runs r set broadcast_seq = r.log_seq, broadcast_at = private.clock()
+    from tail where r.id = tail.id returning r.id, tail.broadcast_seq
+  )
+  select array_agg(id), array_agg(broadcast_seq) into v_ids, v_from from told;
+  if v_ids is not null then
+    perform private.broadcast_logs(v_ids, v_from);
+  end if;
+end $$;
+grant execute on function private.flush_logs(uuid[]) to service_role;
+
+-- Keeps and broadcasts model output while it is written: [{run_id, lease_id, step_no, attempt, offset, text}].
+create function private.publish_deltas(p_deltas jsonb)
+  returns void language sql security definer set search_path = '' as $$
+  with fresh as (
+    insert into private.step_deltas (run_id, step_no, attempt, text_offset, text)
+      select d.run_id, d.step_no, d.attempt, d."offset", d.text
+      from jsonb_to_recordset(p_deltas) as d (
+        run_id uuid, lease_id uuid, step_no integer, attempt integer, "offset" integer, text text)
+      join public.agent_steps s on s.run_id = d.run_id and s.step_no = d.step_no and s.attempt = d.attempt
+        and s.status = 'running' and s.waits_for is null
+      join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
+      order by r.id
+      for share of r, s  -- both checked anew after a wait: what comes late would stay behind
+      on conflict do nothing
+      returning *
+  )
+  select realtime.send(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
+    'offset', text_offset, 'text', text), 'delta', 'run:' || run_id, true)
+  from fresh order by run_id, step_no, text_offset
+$$;
+grant execute on function private.publish_deltas(jsonb) to service_role;
+
+create function private.run_deltas(p_run_id uuid)
+  returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'step_no', d.step_no, 'attempt', d.attempt, 'offset', d.text_offset, 'text', d.text
+  ) order by d.step_no, d.attempt, d.text_offset), '[]')
+  from private.step_deltas d
+  where d.run_id = p_run_id and exists (
+    select from public.agent_runs r
+    where r.id = p_run_id and r.account_id in (select private.my_account_ids()))
+$$;
+grant execute on function private.run_deltas(uuid) to authenticated;
+
+create function public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision)
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.heartbeat_runs(p_leases, p_lease_seconds); end;
+revoke execute on function public.heartbeat_runs(jsonb, double precision) from public, anon, authenticated;
+grant execute on function public.heartbeat_runs(jsonb, double precision) to service_role;
+
+create function public.flush_logs(p_run_ids uuid[])
+  returns void language sql security invoker set search_path = ''
+  begin atomic select private.flush_logs(p_run_ids); end;
+revoke execute on function public.flush_logs(uuid[]) from public, anon, authenticated;
+grant execute on function public.flush_logs(uuid[]) to service_role;
+
+create function public.publish_deltas(p_deltas jsonb)
+  returns void language sql security invoker set search_path = ''
+  begin atomic select private.publish_deltas(p_deltas); end;
+revoke execute on function public.publish_deltas(jsonb) from public, anon, authenticated;
+grant execute on function public.publish_deltas(jsonb) to service_role;
+
+-- Model output of the run's open steps, as far as it is written: [{step_no, attempt, offset, text}].
+create function public.run_deltas(p_run_id uuid)
+  returns jsonb language sql stable security invoker set search_path = ''
+  begin atomic select private.run_deltas(p_run_id); end;
+revoke execute on function public.run_deltas(uuid) from public, anon;
+grant execute on function public.run_deltas(uuid) to authenticated;
