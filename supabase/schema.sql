@@ -339,6 +339,21 @@ begin
         join unnest(v_won, v_accounts) as w (id, account_id) on w.id = q.run_id;
     end if;
 
+    -- After the messages: the newest of them is the last that the snapshot covers.
+    if p_batch ? 'snapshots' then
+      insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, message_no, state)
+        select s.run_id, i.revision + 1, s.version, s.step_count, s.open_steps, s.kept_steps,
+          coalesce((select max(m.message_no) from public.agent_messages m where m.run_id = s.run_id), 0), s.state
+        from jsonb_to_recordset(p_batch -> 'snapshots') as s (
+          run_id uuid, version integer, step_count integer, open_steps integer[], kept_steps integer[], state jsonb)
+        join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, revision bigint) on i.run_id = s.run_id
+        where s.run_id = any (v_won)
+        on conflict (run_id) do update
+          set revision = excluded.revision, version = excluded.version, step_count = excluded.step_count,
+              open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, message_no = excluded.message_no,
+              state = excluded.state;
+    end if;
+
     if v_ended is not null then
       perform private.close_runs(v_ended);
     end if;
@@ -484,6 +499,7 @@ begin
   update public.human_requests set status = 'cancelled'
     where run_id = any (p_run_ids) and status = 'open';
   delete from private.step_deltas where run_id = any (p_run_ids);
+  delete from private.run_snapshots where run_id = any (p_run_ids);
 
   perform 1 from public.credit_accounts c
     where c.account_id in (select r.account_id from public.agent_runs r where r.id = any (p_run_ids))
@@ -1427,6 +1443,30 @@ CREATE TABLE private.idempotency_keys (
 
 COMMENT ON TABLE private.idempotency_keys IS 'The first answer to each key, scoped to account and action.';
 
+CREATE UNLOGGED TABLE private.run_snapshots (
+    run_id uuid NOT NULL,
+    revision bigint NOT NULL,
+    version integer NOT NULL,
+    step_count integer NOT NULL,
+    open_steps integer[] NOT NULL,
+    kept_steps integer[] NOT NULL,
+    message_no bigint NOT NULL,
+    state jsonb NOT NULL,
+    CONSTRAINT run_snapshots_state_check CHECK ((octet_length((state)::text) <= 32768))
+);
+
+COMMENT ON COLUMN private.run_snapshots.revision IS 'Results committed up to this revision are in the state.';
+
+COMMENT ON COLUMN private.run_snapshots.version IS 'The engine''s version of its state''s shape; another one is not read.';
+
+COMMENT ON COLUMN private.run_snapshots.step_count IS 'Steps above this number were started later.';
+
+COMMENT ON COLUMN private.run_snapshots.open_steps IS 'Steps up to step_count that had not ended.';
+
+COMMENT ON COLUMN private.run_snapshots.kept_steps IS 'Ended steps whose results the engine wants to see again with the state.';
+
+COMMENT ON COLUMN private.run_snapshots.message_no IS 'Messages above this number were recorded later.';
+
 CREATE TABLE private.run_transitions (
     from_status public.run_status NOT NULL,
     to_status public.run_status NOT NULL
@@ -1670,6 +1710,9 @@ COMMENT ON TABLE public.human_requests IS 'Questions of a run to its people; an 
 ALTER TABLE ONLY private.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (account_id, action, key);
 
+ALTER TABLE ONLY private.run_snapshots
+    ADD CONSTRAINT run_snapshots_pkey PRIMARY KEY (run_id);
+
 ALTER TABLE ONLY private.run_transitions
     ADD CONSTRAINT run_transitions_pkey PRIMARY KEY (from_status, to_status);
 
@@ -1749,6 +1792,8 @@ ALTER TABLE ONLY public.credit_accounts
     ADD CONSTRAINT credit_accounts_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id);
 
 ALTER TABLE private.idempotency_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.run_snapshots ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.run_transitions ENABLE ROW LEVEL SECURITY;
 

@@ -2,7 +2,8 @@
 -- id without foreign keys, because they are written with every step (foreign keys there cost 10-50 % of throughput).
 -- Users read under row-level security; only the functions of the next files write.
 -- Tables: agent_runs agent_steps agent_plans agent_messages agent_artifacts agent_task_logs human_requests,
--- private.run_transitions private.step_transitions private.idempotency_keys private.step_deltas. Nothing destructive.
+-- private.run_transitions private.step_transitions private.idempotency_keys private.step_deltas private.run_snapshots.
+-- Nothing destructive.
 
 create type public.run_status as enum (
   'created',         -- -> queued cancelled
@@ -246,6 +247,26 @@ create unlogged table private.step_deltas (
   primary key (run_id, step_no, attempt, text_offset)
 );
 alter table private.step_deltas enable row level security;
+
+-- An engine's state after the results up to a revision, so that a new slice reads only what came since. Unlogged: it can
+-- be lost at any time, for the same state comes from folding all results.
+create unlogged table private.run_snapshots (
+  run_id uuid primary key,
+  revision bigint not null,
+  version integer not null,
+  step_count integer not null,
+  open_steps integer[] not null,
+  kept_steps integer[] not null,
+  message_no bigint not null,
+  state jsonb not null check (octet_length(state::text) <= 32768)
+);
+comment on column private.run_snapshots.revision is 'Results committed up to this revision are in the state.';
+comment on column private.run_snapshots.version is 'The engine''s version of its state''s shape; another one is not read.';
+comment on column private.run_snapshots.step_count is 'Steps above this number were started later.';
+comment on column private.run_snapshots.open_steps is 'Steps up to step_count that had not ended.';
+comment on column private.run_snapshots.kept_steps is 'Ended steps whose results the engine wants to see again with the state.';
+comment on column private.run_snapshots.message_no is 'Messages above this number were recorded later.';
+alter table private.run_snapshots enable row level security;
 
 -- Members read the runs of their accounts; every write goes through functions. service_role reads too, and writes no more.
 do $$

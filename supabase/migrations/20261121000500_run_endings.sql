@@ -16,6 +16,7 @@ begin
   update public.human_requests set status = 'cancelled'
     where run_id = any (p_run_ids) and status = 'open';
   delete from private.step_deltas where run_id = any (p_run_ids);
+  delete from private.run_snapshots where run_id = any (p_run_ids);
 
   perform 1 from public.credit_accounts c
     where c.account_id in (select r.account_id from public.agent_runs r where r.id = any (p_run_ids))

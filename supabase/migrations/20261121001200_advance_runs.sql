@@ -36,7 +36,8 @@ end $$;
 --                   credits_bound, max_attempts}],
 --    "logs":      [{run_id, log_type, message, metadata, of_decision}], "messages": [{run_id, step_no, role, content}],
 --    "artifacts": [{run_id, step_no, name, content_type, content}], "plans": [{run_id, step_no, goal, phases, reason}],
---    "requests":  [{run_id, step_no, kind, prompt, options}]}
+--    "requests":  [{run_id, step_no, kind, prompt, options}],
+--    "snapshots": [{run_id, version, step_count, open_steps, kept_steps, state}]}
 -- A run wins if lease_id and revision both match; of a run that does not, nothing is written. Set-based: one statement a
 -- table for the whole batch. charge is the sum of credits of its finished steps, released the sum of their bounds,
 -- wanted the sum of the bounds of the steps to start.
@@ -317,6 +318,21 @@ begin
         from jsonb_to_recordset(p_batch -> 'requests') as q (
           run_id uuid, step_no integer, kind text, prompt text, options jsonb)
         join unnest(v_won, v_accounts) as w (id, account_id) on w.id = q.run_id;
+    end if;
+
+    -- After the messages: the newest of them is the last that the snapshot covers.
+    if p_batch ? 'snapshots' then
+      insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, message_no, state)
+        select s.run_id, i.revision + 1, s.version, s.step_count, s.open_steps, s.kept_steps,
+          coalesce((select max(m.message_no) from public.agent_messages m where m.run_id = s.run_id), 0), s.state
+        from jsonb_to_recordset(p_batch -> 'snapshots') as s (
+          run_id uuid, version integer, step_count integer, open_steps integer[], kept_steps integer[], state jsonb)
+        join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, revision bigint) on i.run_id = s.run_id
+        where s.run_id = any (v_won)
+        on conflict (run_id) do update
+          set revision = excluded.revision, version = excluded.version, step_count = excluded.step_count,
+              open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, message_no = excluded.message_no,
+              state = excluded.state;
     end if;
 
     if v_ended is not null then
