@@ -1452,7 +1452,7 @@ CREATE UNLOGGED TABLE private.run_snapshots (
     kept_steps integer[] NOT NULL,
     message_no bigint NOT NULL,
     state jsonb NOT NULL,
-    CONSTRAINT run_snapshots_state_check CHECK ((octet_length((state)::text) <= 32768))
+    CONSTRAINT run_snapshots_state_check CHECK ((octet_length((state)::text) <= 65536))
 );
 
 COMMENT ON COLUMN private.run_snapshots.revision IS 'Results committed up to this revision are in the state.';
