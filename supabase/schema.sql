@@ -83,6 +83,7 @@ declare
   v_moved uuid[];
   v_moved_from text[];
   v_moved_to text[];
+  v_places bigint[];
   v_count integer;
   v_answer jsonb;
 begin
@@ -166,7 +167,11 @@ begin
     select r.id, r.status, r.log_seq, r.broadcast_seq, r.broadcast_at,
       i.target is not null and i.target <> r.status as moved,
       coalesce(i.target, r.status) as target,
-      i.lines - case when i.short then i.decision_lines else 0 end + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
+      i.lines - case when i.short then i.decision_lines else 0 end
+        + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines,
+      -- Who is only given back keeps its places and its turn; who waits, pauses or ends leaves the queue.
+      coalesce(i.target, r.status) not in ('planning', 'executing')
+        and not (i.target = 'queued' and coalesce(i.available_in <= 0, false)) as leaves
     from public.agent_runs r join item i on i.run_id = r.id
   ), written as (
     update public.agent_runs r set
@@ -190,6 +195,8 @@ begin
       lease_expires_at = case when b.target in ('planning', 'executing') then v_expires end,
       available_at = case when b.target = 'queued' and i.available_in is not null
         then v_now + make_interval(secs => i.available_in) else 'infinity' end,
+      fair_tag = case when not b.leaves then r.fair_tag end,
+      held_for = case when not b.leaves then r.held_for end,
       paused_at = case when b.target = 'paused' then v_now end,
       pause_requested_at = case when b.target in ('planning', 'executing') then r.pause_requested_at end,
       stop_requested_at = case when b.target in ('planning', 'executing') then r.stop_requested_at end,
@@ -205,16 +212,17 @@ begin
     returning r.id, r.account_id, r.revision, r.lease_id, r.status, r.finished_at is not null as ended,
       r.stop_requested_at is not null as stop, r.pause_requested_at is not null as pause, i.short,
       r.log_seq > r.broadcast_seq as unsent, d.due, b.moved, b.status as from_status, b.log_seq as base,
-      b.broadcast_seq as told_before
+      b.broadcast_seq as told_before, b.leaves, r.slot_ids
   )
   select array_agg(w.id), array_agg(w.account_id), array_agg(w.base),
       array_agg(w.id) filter (where w.ended),
       array_agg(w.id) filter (where w.due), array_agg(w.told_before) filter (where w.due),
       array_agg(w.id) filter (where w.moved), array_agg(w.from_status::text) filter (where w.moved),
       array_agg(w.status::text) filter (where w.moved),
+      (select array_agg(u.id) from written x, unnest(x.slot_ids) as u (id) where x.leaves),
       jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
         'status', w.status, 'stop', w.stop, 'pause', w.pause, 'short', w.short, 'unsent', w.unsent))
-    into v_won, v_accounts, v_base, v_ended, v_told, v_told_from, v_moved, v_moved_from, v_moved_to, v_answer
+    into v_won, v_accounts, v_base, v_ended, v_told, v_told_from, v_moved, v_moved_from, v_moved_to, v_places, v_answer
     from written w;
 
   if v_won is not null then
@@ -357,6 +365,9 @@ begin
     if v_ended is not null then
       perform private.close_runs(v_ended);
     end if;
+    if v_places is not null then
+      perform private.give_places(v_places);
+    end if;
     if v_told is not null then
       perform private.broadcast_logs(v_told, v_told_from);
     end if;
@@ -396,6 +407,36 @@ begin
   perform private.broadcast_logs(v_ids, v_from);
 end $$;
 
+CREATE FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_run public.agent_runs;
+  v_places record;
+  v_slot_id bigint;
+begin
+  for v_run in
+    select * from public.agent_runs r
+    where r.status = 'queued' and r.held_for is null and r.available_at <= p_now
+    order by r.available_at, r.id limit p_limit for update skip locked
+  loop
+    continue when
+      (select count(*) from (select from private.slots s where s.id = any (v_run.slot_ids) for update skip locked) x)
+      < (select count(*) from private.slots s where s.id = any (v_run.slot_ids));
+    select * into v_places from private.take_places(v_run);
+    update public.agent_runs r
+      set slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
+      where r.id = v_run.id;
+  end loop;
+  for v_slot_id in
+    select s.id from private.slots s where s.recheck order by s.id limit p_limit for update skip locked
+  loop
+    update private.slots s set recheck = false where s.id = v_slot_id;
+    perform private.hand_on(array[v_slot_id]);
+  end loop;
+end $$;
+
 CREATE FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -429,7 +470,8 @@ declare
   v_swept integer;
   v_ids uuid[];
   v_from text[];
-  v_next timestamptz;
+  v_tag bigint;
+  v_next double precision;
   v_expired uuid[];
 begin
   if p_limit not between 0 and 100 then
@@ -457,12 +499,24 @@ begin
       array_fill('{"event": "lease_expired"}'::jsonb, array[cardinality(v_expired)]));
   end if;
 
-  select array_agg(id), array_agg(resumes_as) into v_ids, v_from from (
-    select r.id, r.resumes_as::text from public.agent_runs r
-    where r.status = 'queued' and r.available_at <= v_now and r.engine = any (p_engines) and r.deadline_at > v_now
-    order by r.available_at, r.id limit p_limit - coalesce(cardinality(v_expired), 0) for update skip locked
+  perform private.bring_up_due(v_now, 100);
+  -- The head of the fair order of each engine, and of these the first. More rows are locked than claimed where there are
+  -- several engines, until this commits: a rival then takes the next ones.
+  select array_agg(x.id), max(x.fair_tag) into v_ids, v_tag from (
+    select r.id, r.fair_tag
+    from unnest(p_engines) as e (name)
+    cross join lateral (
+      select q.id, q.fair_tag from public.agent_runs q
+      where q.status = 'queued' and q.held_for = 0 and q.engine = e.name
+      order by q.fair_tag, q.id limit p_limit - coalesce(cardinality(v_expired), 0) for update skip locked
+    ) r
+    order by r.fair_tag, r.id limit p_limit - coalesce(cardinality(v_expired), 0)
   ) x;
   if v_ids is not null then
+    perform setval('private.fair_time', v_tag) where v_tag > (select last_value from private.fair_time);
+    v_ids := private.prefer_by_priority(v_ids, p_engines);
+    select array_agg(r.id), array_agg(r.resumes_as) into v_ids, v_from
+      from public.agent_runs r where r.id = any (v_ids);
     update public.agent_runs r
       set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
           revision = r.revision + 1, updated_at = v_now
@@ -472,11 +526,16 @@ begin
       (select array_agg(jsonb_build_object('from', 'queued', 'to', f)) from unnest(v_from) f));
   end if;
 
-  select min(available_at) into v_next from public.agent_runs
-    where status = 'queued' and available_at > v_now and available_at < 'infinity';
+  -- Timers that somebody had locked, and slots to recheck, are due at once.
+  select extract(epoch from min(r.available_at) - v_now) into v_next
+    from public.agent_runs r
+    where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity';
+  if exists (select from private.slots s where s.recheck) then
+    v_next := least(v_next, 0.2);
+  end if;
   return jsonb_build_object(
     'runs', private.run_view(coalesce(v_expired, '{}') || coalesce(v_ids, '{}')),
-    'next_in_seconds', extract(epoch from v_next - v_now),
+    'next_in_seconds', case when v_next is not null then greatest(v_next, 0) end,
     'swept', v_swept);
 end $$;
 
@@ -527,6 +586,7 @@ declare
   v_now timestamptz := private.clock();
   v_leased boolean := v_run.lease_id is not null;
   v_flag jsonb := '{}';
+  v_places record;
 begin
   if p_action is null or p_action not in ('stop', 'pause', 'resume') then
     raise exception 'p_action must be stop, pause or resume' using errcode = 'RUN07';
@@ -546,18 +606,26 @@ begin
     v_flag := '{"pausing": true}';
   elsif p_action = 'pause' and v_run.status in ('queued', 'awaiting_input') then
     update public.agent_runs
-      set status = 'paused', paused_at = v_now, available_at = 'infinity', revision = revision + 1, updated_at = v_now
+      set status = 'paused', paused_at = v_now, available_at = 'infinity', revision = revision + 1, updated_at = v_now,
+          fair_tag = null, held_for = null
       where id = p_run_id;
+    if v_run.held_for = 0 then
+      perform private.give_places(v_run.slot_ids);
+    end if;
     perform private.append_line(array[p_run_id], 'state_transition', array[format('%s -> paused', v_run.status)],
       array[jsonb_build_object('from', v_run.status, 'to', 'paused')]);
   elsif p_action = 'resume' and v_run.status = 'paused' then
+    select * into v_places from private.take_places(v_run);
     update public.agent_runs
       set status = 'queued', available_at = v_now, revision = revision + 1, updated_at = v_now,
-          deadline_at = deadline_at + (v_now - paused_at), paused_at = null
+          deadline_at = deadline_at + (v_now - paused_at), paused_at = null,
+          slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
       where id = p_run_id;
     perform private.append_line(array[p_run_id], 'state_transition', array['paused -> queued'],
       array['{"from": "paused", "to": "queued"}'::jsonb]);
-    perform pg_notify('runbase_runs', '');
+    if v_places.held_for = 0 then
+      perform pg_notify('runbase_runs', '');
+    end if;
   elsif p_action = 'resume' and v_run.pause_requested_at is not null then
     update public.agent_runs set pause_requested_at = null where id = p_run_id;
   else
@@ -586,7 +654,8 @@ begin
     raise exception 'p_request must be an object' using errcode = 'RUN07';
   end if;
   select k into v_field from jsonb_object_keys(p_request) k
-    where k not in ('engine', 'input', 'account_id', 'max_steps', 'timeout_seconds', 'max_credits', 'autostart') limit 1;
+    where k not in ('engine', 'input', 'account_id', 'agent_id', 'max_steps', 'timeout_seconds', 'max_credits',
+      'priority', 'concurrency_key', 'concurrency_limit', 'autostart') limit 1;
   if v_field is not null then
     raise exception 'p_request has an unknown field %', quote_literal(v_field) using errcode = 'RUN07';
   end if;
@@ -603,8 +672,13 @@ begin
     v_run.max_steps := coalesce((p_request ->> 'max_steps')::integer, 100);
     v_run.timeout_seconds := coalesce((p_request ->> 'timeout_seconds')::integer, 3600);
     v_run.max_credits := (p_request ->> 'max_credits')::bigint;
+    v_run.agent_id := (p_request ->> 'agent_id')::uuid;
+    v_run.priority := coalesce((p_request ->> 'priority')::smallint, 0);
+    v_run.concurrency_key := p_request ->> 'concurrency_key';
+    v_run.concurrency_limit := coalesce((p_request ->> 'concurrency_limit')::integer,
+      case when v_run.concurrency_key is not null then 1 end);
   exception when invalid_text_representation or numeric_value_out_of_range then
-    raise exception 'account_id must be a uuid; max_steps, timeout_seconds and max_credits must be whole numbers'
+    raise exception 'account_id and agent_id must be uuids; max_steps, timeout_seconds, max_credits, priority and concurrency_limit must be whole numbers'
       using errcode = 'RUN07';
   end;
   v_field := case
@@ -612,6 +686,11 @@ begin
     when v_run.max_steps not between 1 and 10000 then 'max_steps must be from 1 to 10000'
     when v_run.timeout_seconds not between 1 and 604800 then 'timeout_seconds must be from 1 to 604800'
     when v_run.max_credits <= 0 then 'max_credits must be positive'
+    when v_run.priority not between -100 and 100 then 'priority must be from -100 to 100'
+    when char_length(v_run.concurrency_key) not between 1 and 200 then 'concurrency_key must have 1 to 200 characters'
+    when v_run.concurrency_limit not between 1 and 10000 then 'concurrency_limit must be from 1 to 10000'
+    when v_run.concurrency_limit is not null and v_run.concurrency_key is null
+      then 'concurrency_limit belongs to a concurrency_key'
   end;
   if v_field is not null then
     raise exception '%', v_field using errcode = 'RUN07';
@@ -628,10 +707,17 @@ begin
   if v_answer is not null then
     return v_answer || '{"created": false}';
   end if;
+  if v_run.agent_id is not null and not exists (
+    select from public.agents a where a.id = v_run.agent_id and a.account_id in (select private.my_account_ids())
+  ) then
+    raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
+  end if;
+  perform private.take_rate(v_account_id, 'create');
 
-  insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits)
-    values (v_account_id, v_user_id, v_run.engine, p_request -> 'input', v_run.max_steps, v_run.timeout_seconds,
-            v_run.max_credits)
+  insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
+      priority, concurrency_key, concurrency_limit)
+    values (v_account_id, v_user_id, v_run.agent_id, v_run.engine, p_request -> 'input', v_run.max_steps,
+      v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit)
     returning * into v_run;
   if (p_request -> 'autostart') = 'true' then
     v_run := private.queue_run(v_run);
@@ -648,19 +734,25 @@ CREATE FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_status, p
 declare
   v_now timestamptz := private.clock();
   v_from text[];
+  v_places bigint[];
 begin
   if cardinality(p_run_ids) = 0 then
     return;
   end if;
+  select array_agg(u.id) into v_places
+    from public.agent_runs r, unnest(r.slot_ids) as u (id) where r.id = any (p_run_ids) and r.held_for = 0;
   select array_agg(r.status::text order by e.position) into v_from
     from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
   update public.agent_runs r
     set status = p_status, error = coalesce(e.error, r.error), finished_at = v_now, updated_at = v_now,
         revision = r.revision + 1, available_at = 'infinity', lease_id = null, lease_owner = null,
-        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null
+        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null, fair_tag = null, held_for = null
     from unnest(p_run_ids, p_errors) as e (run_id, error)
     where r.id = e.run_id;
   perform private.close_runs(p_run_ids);
+  if v_places is not null then
+    perform private.give_places(v_places);
+  end if;
   perform private.append_line(p_run_ids, 'state_transition',
     (select array_agg(format('%s -> %s', f, p_status)) from unnest(v_from) f),
     (select array_agg(jsonb_strip_nulls(jsonb_build_object('from', f, 'to', p_status, 'error', e)))
@@ -696,6 +788,20 @@ begin
   if v_ids is not null then
     perform private.broadcast_logs(v_ids, v_from);
   end if;
+end $$;
+
+CREATE FUNCTION private.give_places(p_slot_ids bigint[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_ids bigint[] := array(select distinct u.id from unnest(p_slot_ids) as u (id) order by u.id);
+begin
+  perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
+  update private.slots s set taken = s.taken - g.places
+    from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
+    where s.id = g.id;
+  perform private.hand_on(v_ids);
 end $$;
 
 CREATE FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) RETURNS bigint
@@ -742,6 +848,58 @@ begin
       using errcode = 'RUN02';
   end if;
   return new;
+end $$;
+
+CREATE FUNCTION private.hand_on(p_slot_ids bigint[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_slot_id bigint;
+  v_run public.agent_runs;
+  v_locked bigint[];
+  v_full bigint;
+  v_again boolean;
+  v_let_in boolean := false;
+begin
+  foreach v_slot_id in array p_slot_ids loop
+    v_again := false;
+    for v_try in 1 .. 20 loop
+      exit when (select s.taken >= private.places(s) from private.slots s where s.id = v_slot_id);
+      v_again := true;
+      select * into v_run from public.agent_runs r
+        where r.held_for = v_slot_id and r.status = 'queued'
+        order by r.priority desc, r.fair_tag, r.id limit 1 for update skip locked;
+      if not found then
+        -- Somebody may just be at the one that waits.
+        v_again := exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued');
+        exit;
+      end if;
+      v_full := null;
+      if cardinality(v_run.slot_ids) > 1 then
+        v_run.slot_ids := private.slots_of(v_run);  -- one that nobody used may have been purged
+        select array_agg(s.id), min(s.id) filter (where s.taken >= private.places(s)) into v_locked, v_full
+          from (select * from private.slots o where o.id = any (v_run.slot_ids) for update skip locked) s;
+        exit when cardinality(v_locked) < cardinality(v_run.slot_ids);
+      end if;
+      if v_full is null then
+        update private.slots s set taken = s.taken + 1 where s.id = any (v_run.slot_ids);
+        v_let_in := true;
+      end if;
+      update public.agent_runs r set held_for = coalesce(v_full, 0), slot_ids = v_run.slot_ids where r.id = v_run.id;
+      v_again := false;
+    end loop;
+    v_again := v_again or (
+      select s.taken < private.places(s)
+        and exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued')
+      from private.slots s where s.id = v_slot_id);
+    if v_again then
+      update private.slots s set recheck = true where s.id = v_slot_id and not s.recheck;
+    end if;
+  end loop;
+  if v_let_in then
+    perform pg_notify('runbase_runs', '');
+  end if;
 end $$;
 
 CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) RETURNS jsonb
@@ -796,6 +954,7 @@ CREATE TABLE public.agent_runs (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     account_id uuid NOT NULL,
     user_id uuid,
+    agent_id uuid,
     engine text NOT NULL,
     status public.run_status DEFAULT 'created'::public.run_status NOT NULL,
     resumes_as public.run_status DEFAULT 'planning'::public.run_status NOT NULL,
@@ -804,6 +963,12 @@ CREATE TABLE public.agent_runs (
     output jsonb,
     error jsonb,
     available_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
+    priority smallint DEFAULT 0 NOT NULL,
+    concurrency_key text,
+    concurrency_limit integer,
+    fair_tag bigint,
+    held_for bigint,
+    slot_ids bigint[],
     started_at timestamp with time zone,
     paused_at timestamp with time zone,
     deadline_at timestamp with time zone,
@@ -829,16 +994,21 @@ CREATE TABLE public.agent_runs (
     broadcast_at timestamp with time zone,
     forked_from uuid,
     fork_step integer,
+    CONSTRAINT agent_runs_concurrency_key_check CHECK (((char_length(concurrency_key) >= 1) AND (char_length(concurrency_key) <= 200))),
+    CONSTRAINT agent_runs_concurrency_limit_check CHECK (((concurrency_limit >= 1) AND (concurrency_limit <= 10000))),
     CONSTRAINT agent_runs_credits_held_check CHECK ((credits_held >= 0)),
     CONSTRAINT agent_runs_credits_reserved_check CHECK ((credits_reserved >= 0)),
     CONSTRAINT agent_runs_credits_spent_check CHECK ((credits_spent >= 0)),
     CONSTRAINT agent_runs_engine_check CHECK ((engine ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
     CONSTRAINT agent_runs_finished_at_the_end CHECK (((status = ANY (ARRAY['completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT agent_runs_in_the_queue CHECK ((((fair_tag IS NULL) = (held_for IS NULL)) AND ((held_for IS NULL) OR (status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'executing'::public.run_status]))) AND ((status <> ALL (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) OR (NOT (held_for IS DISTINCT FROM 0))))),
     CONSTRAINT agent_runs_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
     CONSTRAINT agent_runs_lease_while_running CHECK ((((status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (lease_owner IS NULL)) AND ((lease_id IS NULL) = (lease_expires_at IS NULL)))),
+    CONSTRAINT agent_runs_limit_has_a_key CHECK (((concurrency_key IS NULL) = (concurrency_limit IS NULL))),
     CONSTRAINT agent_runs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
     CONSTRAINT agent_runs_max_credits_check CHECK ((max_credits > 0)),
     CONSTRAINT agent_runs_max_steps_check CHECK (((max_steps >= 1) AND (max_steps <= 10000))),
+    CONSTRAINT agent_runs_priority_check CHECK (((priority >= '-100'::integer) AND (priority <= 100))),
     CONSTRAINT agent_runs_resumes_as_check CHECK ((resumes_as = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]))),
     CONSTRAINT agent_runs_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 604800)))
 )
@@ -850,7 +1020,17 @@ COMMENT ON COLUMN public.agent_runs.resumes_as IS 'What a claim moves a queued r
 
 COMMENT ON COLUMN public.agent_runs.revision IS 'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
 
-COMMENT ON COLUMN public.agent_runs.available_at IS 'A queued run may be claimed from here on; infinity waits for an event.';
+COMMENT ON COLUMN public.agent_runs.available_at IS 'A queued run comes up for a place from here on; infinity waits for an event.';
+
+COMMENT ON COLUMN public.agent_runs.priority IS 'Higher goes first among the account''s own runs; it moves nobody else''s.';
+
+COMMENT ON COLUMN public.agent_runs.concurrency_key IS 'At most concurrency_limit runs of the account with this key go on at a time.';
+
+COMMENT ON COLUMN public.agent_runs.fair_tag IS 'Its place in the order of claims: a start-time tag, given when it came up. Null while it does not queue.';
+
+COMMENT ON COLUMN public.agent_runs.held_for IS '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
+
+COMMENT ON COLUMN public.agent_runs.slot_ids IS 'The slots it takes a place of: its account''s first, then its agent''s and its key''s.';
 
 COMMENT ON COLUMN public.agent_runs.deadline_at IS 'Set at start, moved by paused time; over it the run ends as timeout.';
 
@@ -938,6 +1118,78 @@ begin
   return new;
 end $$;
 
+CREATE TABLE private.slots (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    account_id uuid NOT NULL,
+    key text NOT NULL,
+    places integer,
+    taken integer DEFAULT 0 NOT NULL,
+    fair_tag bigint DEFAULT 0 NOT NULL,
+    recheck boolean DEFAULT false NOT NULL,
+    CONSTRAINT slots_kind_check CHECK ((kind = ANY (ARRAY['account'::text, 'agent'::text, 'key'::text]))),
+    CONSTRAINT slots_places_check CHECK ((places > 0)),
+    CONSTRAINT slots_taken_check CHECK ((taken >= 0))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE private.slots IS 'Something that lets only so many runs go on at a time. Ids are from 1: held_for = 0 means not held.';
+
+COMMENT ON COLUMN private.slots.key IS 'Empty for an account, else the agent''s id or the concurrency key.';
+
+COMMENT ON COLUMN private.slots.places IS 'Null for an account: its tier says.';
+
+COMMENT ON COLUMN private.slots.taken IS 'Runs with held_for = 0 that have this slot in slot_ids.';
+
+COMMENT ON COLUMN private.slots.fair_tag IS 'Of an account: the tag of its next run.';
+
+COMMENT ON COLUMN private.slots.recheck IS 'It has room, and a run waits for it that could not be let in at the time.';
+
+CREATE FUNCTION private.places(p_slot private.slots) RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select coalesce(p_slot.places, (
+    select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_slot.account_id))
+$$;
+
+CREATE FUNCTION private.prefer_by_priority(p_run_ids uuid[], p_engines text[]) RETURNS uuid[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_account record;
+  v_better uuid[];
+  v_ids uuid[] := p_run_ids;
+begin
+  for v_account in
+    select c.account_id, array_agg(c.id) as picked
+    from public.agent_runs c
+    where c.id = any (p_run_ids)
+    group by c.account_id
+    having exists (
+      select from public.agent_runs b
+      where b.account_id = c.account_id and b.status = 'queued' and b.held_for = 0 and b.priority > min(c.priority))
+  loop
+    select array_agg(x.id) into v_better from (
+      select b.id from public.agent_runs b
+      where b.account_id = v_account.account_id and b.status = 'queued' and b.held_for = 0 and b.engine = any (p_engines)
+      order by b.priority desc, b.fair_tag, b.id limit cardinality(v_account.picked) for update skip locked
+    ) x;
+    with involved as (
+      select r.id, r.fair_tag, row_number() over (order by r.priority desc, r.fair_tag, r.id) as place
+      from public.agent_runs r where r.id = any (v_account.picked || v_better)
+    ), tags as (
+      select i.fair_tag, row_number() over (order by i.fair_tag, i.id) as place from involved i
+    )
+    update public.agent_runs r set fair_tag = t.fair_tag
+      from involved i join tags t on t.place = i.place
+      where r.id = i.id and r.fair_tag <> t.fair_tag;
+    v_ids := array(select u.id from unnest(v_ids) as u (id) where u.id <> all (v_account.picked)) || v_better;
+  end loop;
+  return v_ids;
+end $$;
+
 CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
@@ -969,7 +1221,9 @@ declare
   v_run public.agent_runs;
   v_available bigint;
   v_hold bigint;
+  v_places record;
 begin
+  perform private.take_rate(p_run.account_id, 'start');
   select available into v_available from public.credit_accounts where account_id = p_run.account_id for update;
   v_hold := least(coalesce(v_available, 0), (select hold_credits from private.settings),
                   coalesce(p_run.max_credits, 9223372036854775807));
@@ -981,13 +1235,17 @@ begin
     where account_id = p_run.account_id;
   insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
     values (p_run.account_id, p_run.id, 'hold', 'available', 'held', v_hold);
+  select * into v_places from private.take_places(p_run);
   update public.agent_runs r
     set status = 'queued', revision = r.revision + 1, available_at = v_now, started_at = v_now, updated_at = v_now,
-        deadline_at = v_now + make_interval(secs => r.timeout_seconds), credits_held = v_hold
+        deadline_at = v_now + make_interval(secs => r.timeout_seconds), credits_held = v_hold,
+        slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
     where r.id = p_run.id;
   perform private.append_line(array[p_run.id], 'state_transition', array[format('%s -> queued', p_run.status)],
     array[jsonb_build_object('from', p_run.status, 'to', 'queued')]);
-  perform pg_notify('runbase_runs', '');
+  if v_places.held_for = 0 then
+    perform pg_notify('runbase_runs', '');
+  end if;
   select * into v_run from public.agent_runs where id = p_run.id;
   return v_run;
 end $$;
@@ -1018,6 +1276,24 @@ begin
       using errcode = 'RUN05';
   end if;
   return v_known.response;
+end $$;
+
+CREATE FUNCTION private.recheck_slots() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  case tg_table_name
+    when 'tiers' then
+      update private.slots s set recheck = true
+        where s.kind = 'account' and s.account_id in (select a.id from public.accounts a where a.tier = new.name);
+    when 'accounts' then
+      update private.slots s set recheck = true where s.kind = 'account' and s.account_id = new.id;
+    when 'agents' then
+      update private.slots s set recheck = true, places = coalesce(new.max_concurrent_runs, 2147483647)
+        where s.kind = 'agent' and s.account_id = new.account_id and s.key = new.id::text;
+  end case;
+  return null;
 end $$;
 
 CREATE FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) RETURNS void
@@ -1082,11 +1358,17 @@ begin
     values (p_run_id, v_run.account_id, v_request.step_no, 'user', jsonb_build_array(jsonb_build_object(
       'type', 'text', 'text',
       case jsonb_typeof(p_response) when 'string' then p_response #>> '{}' else p_response::text end)));
-  -- A leased run keeps its lease: the new revision makes its holder read the answer.
+  -- A run that waits for nothing but this comes up; one that is in the queue has its place already. A leased run keeps its
+  -- lease: the new revision makes its holder read the answer.
+  if v_run.status in ('awaiting_input', 'queued') and v_run.held_for is null then
+    select t.slot_ids, t.fair_tag, t.held_for into v_run.slot_ids, v_run.fair_tag, v_run.held_for
+      from private.take_places(v_run) t;
+  end if;
   update public.agent_runs r
     set revision = r.revision + 1, updated_at = v_now, attempt = 0,
         status = case when r.status = 'awaiting_input' then 'queued' else r.status end,
-        available_at = case when r.status in ('awaiting_input', 'queued') then v_now else r.available_at end
+        available_at = case when r.status in ('awaiting_input', 'queued') then v_now else r.available_at end,
+        slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
     where r.id = p_run_id;
   perform private.append_line(array[p_run_id], 'info', array['A person answered'],
     array[jsonb_build_object('request_id', v_request.id, 'step_no', v_request.step_no)]);
@@ -1132,10 +1414,12 @@ begin
   select coalesce(finished_at, 'infinity') into v_fork_ended
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
-  insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits,
-      resumes_as, step_count, forked_from, fork_step, revision)
-    values (v_run.account_id, (select auth.uid()), v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds,
-      v_run.max_credits, v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
+  perform private.take_rate(v_run.account_id, 'create');
+  insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
+      priority, concurrency_key, concurrency_limit, resumes_as, step_count, forked_from, fork_step, revision)
+    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.engine, v_run.input, v_run.max_steps,
+      v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit,
+      v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
     returning * into v_new;
   -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel
   -- siblings too. It costs nothing again, and its order stays, for the new run's revisions go on from the old one's.
@@ -1236,6 +1520,41 @@ CREATE FUNCTION private.run_view(p_run_ids uuid[]) RETURNS jsonb
   where r.id = any (p_run_ids)
 $$;
 
+CREATE FUNCTION private.set_tier(p_account_id uuid, p_tier text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  if not exists (select from private.tiers where name = p_tier) then
+    raise exception 'There is no tier %', quote_literal(p_tier) using errcode = 'RUN07';
+  end if;
+  update public.accounts set tier = p_tier where id = p_account_id;
+  if not found then
+    raise exception 'There is no account %', p_account_id using errcode = 'RUN01';
+  end if;
+end $$;
+
+CREATE FUNCTION private.slots_of(p_run public.agent_runs) RETURNS bigint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_ids bigint[];
+  v_missing integer;
+begin
+  loop
+    select array_agg(s.id order by w.kind), count(*) - count(s.id) into v_ids, v_missing
+      from private.wanted_slots(p_run) w
+      left join private.slots s on s.account_id = w.account_id and s.kind = w.kind and s.key = w.key;
+    if v_missing = 0 then
+      return v_ids;
+    end if;
+    insert into private.slots (account_id, kind, key, places)
+      select w.account_id, w.kind, w.key, w.places from private.wanted_slots(p_run) w
+      on conflict do nothing;
+  end loop;
+end $$;
+
 CREATE FUNCTION private.start_run(p_run_id uuid, p_revision bigint) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1291,12 +1610,17 @@ begin
   if v_verdicts is null then
     return 0;
   end if;
-  -- All accounts at once and in order, before the first ending touches one.
+  -- All accounts and slots at once and in order, before the first ending touches one.
   perform 1 from public.credit_accounts c
     where c.account_id in (
       select r.account_id from public.agent_runs r
       join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id)
     order by c.account_id for update;
+  perform 1 from private.slots s
+    where s.id in (
+      select u.id from jsonb_to_recordset(v_verdicts) as v (id uuid)
+      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id))
+    order by s.id for update;
   for v_row in
     select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
     from jsonb_to_recordset(v_verdicts) as v (id uuid, status public.run_status, error jsonb)
@@ -1306,6 +1630,85 @@ begin
     v_ended := v_ended + cardinality(v_row.ids);
   end loop;
   return v_ended;
+end $$;
+
+CREATE FUNCTION private.take_places(p_run public.agent_runs, OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_ids bigint[] := private.slots_of(p_run);
+  v_tag bigint;
+  v_full bigint;
+  v_rival public.agent_runs;
+begin
+  perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
+  -- A key's limit is what the newest run with it says.
+  update private.slots s set places = p_run.concurrency_limit
+    where s.id = any (v_ids) and s.kind = 'key' and s.places <> p_run.concurrency_limit;
+  update private.slots s
+    set fair_tag = greatest(s.fair_tag, (select v.last_value from private.fair_time v)) + 1000000 / t.share
+    from public.accounts a join private.tiers t on t.name = a.tier
+    where s.id = v_ids[1] and a.id = s.account_id
+    returning s.fair_tag - 1000000 / t.share into v_tag;
+  select s.id into v_full from private.slots s
+    where s.id = any (v_ids) and s.taken >= private.places(s) order by s.kind limit 1;
+
+  if v_full = v_ids[1] then
+    -- A run of less priority that was let in, but not claimed yet, lets this one have its place and its tag; only where
+    -- that makes room enough, and what else it took is what this one needs.
+    select * into v_rival from public.agent_runs r
+      where r.account_id = p_run.account_id and r.status = 'queued' and r.held_for = 0 and r.priority < p_run.priority
+        and r.slot_ids <@ v_ids
+        and not exists (
+          select from private.slots s
+          where s.id = any (v_ids) and s.id <> all (r.slot_ids) and s.taken >= private.places(s))
+      order by r.priority, r.fair_tag desc limit 1 for update skip locked;
+    if found then
+      update private.slots s set taken = s.taken - 1 where s.id = any (v_rival.slot_ids);
+      update public.agent_runs r set held_for = v_full, fair_tag = v_tag where r.id = v_rival.id;
+      v_tag := v_rival.fair_tag;
+      v_full := null;
+    end if;
+  end if;
+  if v_full is null then
+    update private.slots s set taken = s.taken + 1 where s.id = any (v_ids);
+  end if;
+  slot_ids := v_ids;
+  fair_tag := v_tag;
+  held_for := coalesce(v_full, 0);
+end $$;
+
+CREATE FUNCTION private.take_rate(p_account_id uuid, p_action text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+  v_limit integer;
+  v_each interval;
+  v_wait double precision;
+begin
+  select case p_action when 'create' then t.creates_per_minute when 'start' then t.starts_per_minute
+      else t.streams_per_minute end
+    into strict v_limit
+    from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_account_id;
+  v_each := interval '60 s' / v_limit;
+  insert into private.rate_limits as l (account_id, action, full_at) values (p_account_id, p_action, v_now + v_each)
+    on conflict (account_id, action) do update
+      set full_at = greatest(l.full_at, v_now) + v_each
+      where greatest(l.full_at, v_now) + v_each <= v_now + interval '60 s';
+  if not found then
+    select extract(epoch from l.full_at + v_each - v_now) - 60 into v_wait
+      from private.rate_limits l where l.account_id = p_account_id and l.action = p_action;
+    raise exception '%', format(case p_action
+        when 'create' then 'This account may create at most %s runs a minute'
+        when 'start' then 'This account may start at most %s runs a minute'
+        else 'This account may open at most %s log streams a minute' end, v_limit)
+      using errcode = 'RUN09', hint = format('Try again in %s seconds.', ceil(greatest(v_wait, 1))),
+        detail = jsonb_build_object('action', p_action, 'limit', v_limit,
+          'retry_after_seconds', round(greatest(v_wait, 0.001)::numeric, 3))::text;
+  end if;
 end $$;
 
 CREATE FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) RETURNS bigint[]
@@ -1332,6 +1735,18 @@ begin
   end loop;
   return v_got;
 end $$;
+
+CREATE FUNCTION private.wanted_slots(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
+    SET search_path TO ''
+    AS $$
+  select p_run.account_id, 'account', '', null::integer
+  union all
+  select a.account_id, 'agent', a.id::text, a.max_concurrent_runs
+    from public.agents a where a.id = p_run.agent_id and a.max_concurrent_runs is not null
+  union all
+  select p_run.account_id, 'key', p_run.concurrency_key, p_run.concurrency_limit where p_run.concurrency_key is not null
+$$;
 
 CREATE FUNCTION public.advance_runs(p_batch jsonb) RETURNS jsonb
     LANGUAGE sql
@@ -1424,12 +1839,28 @@ CREATE FUNCTION public.run_deltas(p_run_id uuid) RETURNS jsonb
  SELECT private.run_deltas(p_run_id) AS run_deltas;
 END;
 
+CREATE FUNCTION public.set_tier(p_account_id uuid, p_tier text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.set_tier(p_account_id, p_tier) AS set_tier;
+END;
+
 CREATE FUNCTION public.start_run(p_run_id uuid, p_revision bigint DEFAULT NULL::bigint) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.start_run(p_run_id, p_revision) AS start_run;
 END;
+
+CREATE SEQUENCE private.fair_time
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    NO MAXVALUE
+    CACHE 1;
+
+COMMENT ON SEQUENCE private.fair_time IS 'V: the highest fair_tag that was claimed. A sequence, because it must not be a row that all claims lock.';
 
 CREATE TABLE private.idempotency_keys (
     account_id uuid NOT NULL,
@@ -1442,6 +1873,14 @@ CREATE TABLE private.idempotency_keys (
 );
 
 COMMENT ON TABLE private.idempotency_keys IS 'The first answer to each key, scoped to account and action.';
+
+CREATE TABLE private.rate_limits (
+    account_id uuid NOT NULL,
+    action text NOT NULL,
+    full_at timestamp with time zone NOT NULL,
+    CONSTRAINT rate_limits_action_check CHECK ((action = ANY (ARRAY['create'::text, 'start'::text, 'stream'::text])))
+)
+WITH (fillfactor='50');
 
 CREATE UNLOGGED TABLE private.run_snapshots (
     run_id uuid NOT NULL,
@@ -1483,6 +1922,15 @@ CREATE TABLE private.settings (
 
 COMMENT ON TABLE private.settings IS 'One row of settings that SQL needs; operators change it with update.';
 
+ALTER TABLE private.slots ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME private.slots_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE UNLOGGED TABLE private.step_deltas (
     run_id uuid NOT NULL,
     step_no integer NOT NULL,
@@ -1496,6 +1944,25 @@ CREATE TABLE private.step_transitions (
     to_status public.step_status NOT NULL
 );
 
+CREATE TABLE private.tiers (
+    name text NOT NULL,
+    concurrent_runs integer NOT NULL,
+    share integer DEFAULT 1 NOT NULL,
+    creates_per_minute integer NOT NULL,
+    starts_per_minute integer NOT NULL,
+    streams_per_minute integer NOT NULL,
+    CONSTRAINT tiers_concurrent_runs_check CHECK (((concurrent_runs >= 1) AND (concurrent_runs <= 10000))),
+    CONSTRAINT tiers_creates_per_minute_check CHECK ((creates_per_minute > 0)),
+    CONSTRAINT tiers_name_check CHECK ((name ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
+    CONSTRAINT tiers_share_check CHECK (((share >= 1) AND (share <= 1000))),
+    CONSTRAINT tiers_starts_per_minute_check CHECK ((starts_per_minute > 0)),
+    CONSTRAINT tiers_streams_per_minute_check CHECK ((streams_per_minute > 0))
+);
+
+COMMENT ON COLUMN private.tiers.concurrent_runs IS 'Runs of one account that go on or may be claimed; the others are held.';
+
+COMMENT ON COLUMN private.tiers.share IS 'An account gets claims in proportion to it while there are not enough for all.';
+
 CREATE TABLE public.account_members (
     account_id uuid NOT NULL,
     user_id uuid NOT NULL,
@@ -1508,6 +1975,7 @@ COMMENT ON TABLE public.account_members IS 'Viewers read, members create and con
 CREATE TABLE public.accounts (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     kind public.account_kind NOT NULL,
+    tier text DEFAULT 'free'::text NOT NULL,
     name text NOT NULL,
     created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
     CONSTRAINT accounts_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
@@ -1646,6 +2114,18 @@ ALTER TABLE public.agent_task_logs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENT
     CACHE 1
 );
 
+CREATE TABLE public.agents (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    account_id uuid NOT NULL,
+    name text NOT NULL,
+    max_concurrent_runs integer,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT agents_max_concurrent_runs_check CHECK (((max_concurrent_runs >= 1) AND (max_concurrent_runs <= 10000))),
+    CONSTRAINT agents_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
+);
+
+COMMENT ON COLUMN public.agents.max_concurrent_runs IS 'Runs of this agent that go on at a time, whoever started them; null: no limit of its own.';
+
 CREATE TABLE public.credit_accounts (
     account_id uuid NOT NULL,
     available bigint DEFAULT 0 NOT NULL,
@@ -1710,6 +2190,9 @@ COMMENT ON TABLE public.human_requests IS 'Questions of a run to its people; an 
 ALTER TABLE ONLY private.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (account_id, action, key);
 
+ALTER TABLE ONLY private.rate_limits
+    ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (account_id, action);
+
 ALTER TABLE ONLY private.run_snapshots
     ADD CONSTRAINT run_snapshots_pkey PRIMARY KEY (run_id);
 
@@ -1719,11 +2202,20 @@ ALTER TABLE ONLY private.run_transitions
 ALTER TABLE ONLY private.settings
     ADD CONSTRAINT settings_pkey PRIMARY KEY (only_row);
 
+ALTER TABLE ONLY private.slots
+    ADD CONSTRAINT slots_account_id_kind_key_key UNIQUE (account_id, kind, key);
+
+ALTER TABLE ONLY private.slots
+    ADD CONSTRAINT slots_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY private.step_deltas
     ADD CONSTRAINT step_deltas_pkey PRIMARY KEY (run_id, step_no, attempt, text_offset);
 
 ALTER TABLE ONLY private.step_transitions
     ADD CONSTRAINT step_transitions_pkey PRIMARY KEY (from_status, to_status);
+
+ALTER TABLE ONLY private.tiers
+    ADD CONSTRAINT tiers_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_pkey PRIMARY KEY (account_id, user_id);
@@ -1749,6 +2241,9 @@ ALTER TABLE ONLY public.agent_steps
 ALTER TABLE ONLY public.agent_task_logs
     ADD CONSTRAINT agent_task_logs_pkey PRIMARY KEY (run_id, seq);
 
+ALTER TABLE ONLY public.agents
+    ADD CONSTRAINT agents_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.credit_accounts
     ADD CONSTRAINT credit_accounts_pkey PRIMARY KEY (account_id);
 
@@ -1758,17 +2253,27 @@ ALTER TABLE ONLY public.credit_ledger
 ALTER TABLE ONLY public.human_requests
     ADD CONSTRAINT human_requests_pkey PRIMARY KEY (id);
 
+CREATE INDEX slots_recheck ON private.slots USING btree (id) WHERE recheck;
+
 CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
 
 CREATE INDEX agent_runs_deadline ON public.agent_runs USING btree (deadline_at) WHERE (status = ANY (ARRAY['queued'::public.run_status, 'awaiting_input'::public.run_status]));
 
-CREATE INDEX agent_runs_due ON public.agent_runs USING btree (available_at, id) WHERE (status = 'queued'::public.run_status);
-
 CREATE INDEX agent_runs_forked_from ON public.agent_runs USING btree (forked_from) WHERE (forked_from IS NOT NULL);
+
+CREATE INDEX agent_runs_held ON public.agent_runs USING btree (held_for, priority DESC, fair_tag, id) WHERE ((status = 'queued'::public.run_status) AND (held_for > 0));
 
 CREATE INDEX agent_runs_history ON public.agent_runs USING btree (account_id, created_at DESC, id);
 
 CREATE INDEX agent_runs_leased ON public.agent_runs USING btree (id) WHERE (status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]));
+
+CREATE INDEX agent_runs_ready ON public.agent_runs USING btree (engine, fair_tag, id) WHERE ((status = 'queued'::public.run_status) AND (held_for = 0));
+
+CREATE INDEX agent_runs_ready_of_account ON public.agent_runs USING btree (account_id, priority DESC, fair_tag, id) WHERE ((status = 'queued'::public.run_status) AND (held_for = 0));
+
+CREATE INDEX agent_runs_timers ON public.agent_runs USING btree (available_at, id) WHERE ((status = 'queued'::public.run_status) AND (held_for IS NULL));
+
+CREATE INDEX agents_account_id ON public.agents USING btree (account_id);
 
 CREATE UNIQUE INDEX credit_ledger_booked_once ON public.credit_ledger USING btree (run_id, step_no, attempt, kind);
 
@@ -1776,11 +2281,17 @@ CREATE INDEX human_requests_account_id ON public.human_requests USING btree (acc
 
 CREATE INDEX human_requests_run_id ON public.human_requests USING btree (run_id);
 
+CREATE TRIGGER recheck_slots AFTER UPDATE OF concurrent_runs ON private.tiers FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
+
 CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_runs FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION private.guard_run();
 
 CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_steps FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION private.guard_step();
 
 CREATE TRIGGER open_credit_account AFTER INSERT ON public.accounts FOR EACH ROW EXECUTE FUNCTION private.on_account_created();
+
+CREATE TRIGGER recheck_slots AFTER UPDATE OF tier ON public.accounts FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
+
+CREATE TRIGGER recheck_slots AFTER UPDATE OF max_concurrent_runs ON public.agents FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
 
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
@@ -1788,10 +2299,18 @@ ALTER TABLE ONLY public.account_members
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.accounts
+    ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES private.tiers(name) ON UPDATE CASCADE;
+
+ALTER TABLE ONLY public.agents
+    ADD CONSTRAINT agents_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.credit_accounts
     ADD CONSTRAINT credit_accounts_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id);
 
 ALTER TABLE private.idempotency_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.rate_limits ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.run_snapshots ENABLE ROW LEVEL SECURITY;
 
@@ -1799,9 +2318,15 @@ ALTER TABLE private.run_transitions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.settings ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE private.slots ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE private.step_deltas ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.step_transitions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.tiers ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY "Members read the agents of their accounts" ON public.agents FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
 
 CREATE POLICY "Members read their accounts" ON public.accounts FOR SELECT TO authenticated USING ((id IN ( SELECT private.my_account_ids() AS my_account_ids)));
 
@@ -1841,6 +2366,8 @@ ALTER TABLE public.agent_steps ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.agent_task_logs ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.agents ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.credit_accounts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.credit_ledger ENABLE ROW LEVEL SECURITY;
@@ -1855,6 +2382,8 @@ REVOKE ALL ON FUNCTION private.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.advance_runs(p_batch jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.log_type, p_messages text[], p_metadata jsonb[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) FROM PUBLIC;
 
@@ -1878,12 +2407,16 @@ REVOKE ALL ON FUNCTION private.ensure_personal_account(p_user_id uuid) FROM PUBL
 REVOKE ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) TO service_role;
 
+REVOKE ALL ON FUNCTION private.give_places(p_slot_ids bigint[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;
 
 REVOKE ALL ON FUNCTION private.guard_run() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.guard_step() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.hand_on(p_slot_ids bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
@@ -1912,12 +2445,18 @@ REVOKE ALL ON FUNCTION private.on_account_created() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.on_user_created() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.places(p_slot private.slots) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.prefer_by_priority(p_run_ids uuid[], p_engines text[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION private.queue_run(p_run public.agent_runs) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.recall(p_account_id uuid, p_action text, p_key text, p_request jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.recheck_slots() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) FROM PUBLIC;
 
@@ -1935,12 +2474,23 @@ GRANT ALL ON FUNCTION private.run_deltas(p_run_id uuid) TO authenticated;
 REVOKE ALL ON FUNCTION private.run_view(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.run_view(p_run_ids uuid[]) TO service_role;
 
+REVOKE ALL ON FUNCTION private.set_tier(p_account_id uuid, p_tier text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.set_tier(p_account_id uuid, p_tier text) TO service_role;
+
+REVOKE ALL ON FUNCTION private.slots_of(p_run public.agent_runs) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.start_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.start_run(p_run_id uuid, p_revision bigint) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.sweep_runs(p_limit integer, p_now timestamp with time zone) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.take_places(p_run public.agent_runs, OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.take_rate(p_account_id uuid, p_action text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.wanted_slots(p_run public.agent_runs) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.advance_runs(p_batch jsonb) TO service_role;
@@ -1981,6 +2531,9 @@ GRANT ALL ON FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text, p_
 REVOKE ALL ON FUNCTION public.run_deltas(p_run_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.run_deltas(p_run_id uuid) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.set_tier(p_account_id uuid, p_tier text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.set_tier(p_account_id uuid, p_tier text) TO service_role;
+
 REVOKE ALL ON FUNCTION public.start_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.start_run(p_run_id uuid, p_revision bigint) TO authenticated;
 
@@ -2004,6 +2557,9 @@ GRANT SELECT ON TABLE public.agent_steps TO service_role;
 
 GRANT SELECT ON TABLE public.agent_task_logs TO authenticated;
 GRANT SELECT ON TABLE public.agent_task_logs TO service_role;
+
+GRANT SELECT ON TABLE public.agents TO authenticated;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.agents TO service_role;
 
 GRANT SELECT ON TABLE public.credit_accounts TO authenticated;
 GRANT SELECT ON TABLE public.credit_accounts TO service_role;

@@ -1,6 +1,6 @@
 -- Accounts: who owns rows and pays. A personal account comes with each user and has the user's id; organisations are
 -- accounts with members and roles. Every policy asks one helper, private.my_account_ids().
--- Tables: public.accounts, public.account_members. Adds a trigger to auth.users. Nothing destructive.
+-- Tables: public.accounts, public.account_members, private.tiers. Adds a trigger to auth.users. Nothing destructive.
 
 create schema if not exists private;
 revoke all on schema private from public;
@@ -19,9 +19,25 @@ create function private.clock()
 create type public.account_kind as enum ('personal', 'organisation');
 create type public.account_role as enum ('owner', 'admin', 'member', 'viewer');
 
+-- What an account may do at a time and a minute. Operators change rows and add their own.
+create table private.tiers (
+  name text primary key check (name ~ '^[a-z][a-z0-9_]{0,31}$'),
+  concurrent_runs integer not null check (concurrent_runs between 1 and 10000),
+  share integer not null default 1 check (share between 1 and 1000),
+  creates_per_minute integer not null check (creates_per_minute > 0),
+  starts_per_minute integer not null check (starts_per_minute > 0),
+  streams_per_minute integer not null check (streams_per_minute > 0)
+);
+comment on column private.tiers.concurrent_runs is 'Runs of one account that go on or may be claimed; the others are held.';
+comment on column private.tiers.share is 'An account gets claims in proportion to it while there are not enough for all.';
+alter table private.tiers enable row level security;
+insert into private.tiers values
+  ('free', 25, 1, 120, 120, 120), ('pro', 100, 4, 600, 600, 600), ('scale', 1000, 16, 6000, 6000, 6000);
+
 create table public.accounts (
   id uuid primary key default gen_random_uuid(),
   kind public.account_kind not null,
+  tier text not null default 'free' references private.tiers (name) on update cascade,
   name text not null check (char_length(name) between 1 and 200),
   created_at timestamptz not null default private.clock()
 );

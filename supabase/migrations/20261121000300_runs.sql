@@ -55,6 +55,7 @@ create table public.agent_runs (
   id uuid primary key default gen_random_uuid(),
   account_id uuid not null,
   user_id uuid,
+  agent_id uuid,
   engine text not null check (engine ~ '^[a-z][a-z0-9_]{0,31}$'),
   status public.run_status not null default 'created',
   resumes_as public.run_status not null default 'planning' check (resumes_as in ('planning', 'executing')),
@@ -63,6 +64,12 @@ create table public.agent_runs (
   output jsonb,
   error jsonb,
   available_at timestamptz not null default 'infinity',
+  priority smallint not null default 0 check (priority between -100 and 100),
+  concurrency_key text check (char_length(concurrency_key) between 1 and 200),
+  concurrency_limit integer check (concurrency_limit between 1 and 10000),
+  fair_tag bigint,
+  held_for bigint,
+  slot_ids bigint[],
   started_at timestamptz,
   paused_at timestamptz,
   deadline_at timestamptz,
@@ -93,6 +100,12 @@ create table public.agent_runs (
     and (lease_id is null) = (lease_owner is null)
     and (lease_id is null) = (lease_expires_at is null)
   ),
+  constraint agent_runs_in_the_queue check (
+    (fair_tag is null) = (held_for is null)
+    and (held_for is null or status in ('queued', 'planning', 'executing'))
+    and (status not in ('planning', 'executing') or held_for is not distinct from 0)
+  ),
+  constraint agent_runs_limit_has_a_key check ((concurrency_key is null) = (concurrency_limit is null)),
   constraint agent_runs_finished_at_the_end check (
     (status in ('completed', 'failed', 'cancelled', 'timeout')) = (finished_at is not null)
   )
@@ -101,7 +114,12 @@ comment on table public.agent_runs is 'One execution of any engine. Written by f
 comment on column public.agent_runs.resumes_as is 'What a claim moves a queued run to: planning or executing.';
 comment on column public.agent_runs.revision is
   'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
-comment on column public.agent_runs.available_at is 'A queued run may be claimed from here on; infinity waits for an event.';
+comment on column public.agent_runs.available_at is 'A queued run comes up for a place from here on; infinity waits for an event.';
+comment on column public.agent_runs.priority is 'Higher goes first among the account''s own runs; it moves nobody else''s.';
+comment on column public.agent_runs.concurrency_key is 'At most concurrency_limit runs of the account with this key go on at a time.';
+comment on column public.agent_runs.fair_tag is 'Its place in the order of claims: a start-time tag, given when it came up. Null while it does not queue.';
+comment on column public.agent_runs.held_for is '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
+comment on column public.agent_runs.slot_ids is 'The slots it takes a place of: its account''s first, then its agent''s and its key''s.';
 comment on column public.agent_runs.lease_id is 'The fence: new at every claim, named by every advance.';
 comment on column public.agent_runs.attempt is 'Leases that expired since the last completed step; above max_attempts the run is poison.';
 comment on column public.agent_runs.deadline_at is 'Set at start, moved by paused time; over it the run ends as timeout.';
@@ -111,7 +129,12 @@ comment on column public.agent_runs.log_seq is 'The seq of the last log line; ga
 comment on column public.agent_runs.broadcast_seq is 'The seq of the last log line that was broadcast.';
 
 -- Never an index on revision, lease_expires_at, updated_at or a counter: steps must stay HOT updates.
-create index agent_runs_due on public.agent_runs (available_at, id) where status = 'queued';
+create index agent_runs_ready on public.agent_runs (engine, fair_tag, id) where status = 'queued' and held_for = 0;
+create index agent_runs_ready_of_account on public.agent_runs (account_id, priority desc, fair_tag, id)
+  where status = 'queued' and held_for = 0;
+create index agent_runs_held on public.agent_runs (held_for, priority desc, fair_tag, id)
+  where status = 'queued' and held_for > 0;
+create index agent_runs_timers on public.agent_runs (available_at, id) where status = 'queued' and held_for is null;
 create index agent_runs_leased on public.agent_runs (id) where status in ('planning', 'executing');
 create index agent_runs_deadline on public.agent_runs (deadline_at) where status in ('queued', 'awaiting_input');
 create index agent_runs_history on public.agent_runs (account_id, created_at desc, id);

@@ -1,6 +1,6 @@
 -- What every ending of a run does, whoever brings it about: a person, a worker or the sweep.
 -- Functions: private.close_runs, private.end_runs.
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- What every ending does besides the status: open steps and questions are cancelled, the rest of the hold goes back.
 -- The runs are locked and already ended.
@@ -41,19 +41,25 @@ create function private.end_runs(p_run_ids uuid[], p_status public.run_status, p
 declare
   v_now timestamptz := private.clock();
   v_from text[];
+  v_places bigint[];
 begin
   if cardinality(p_run_ids) = 0 then
     return;
   end if;
+  select array_agg(u.id) into v_places
+    from public.agent_runs r, unnest(r.slot_ids) as u (id) where r.id = any (p_run_ids) and r.held_for = 0;
   select array_agg(r.status::text order by e.position) into v_from
     from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
   update public.agent_runs r
     set status = p_status, error = coalesce(e.error, r.error), finished_at = v_now, updated_at = v_now,
         revision = r.revision + 1, available_at = 'infinity', lease_id = null, lease_owner = null,
-        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null
+        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null, fair_tag = null, held_for = null
     from unnest(p_run_ids, p_errors) as e (run_id, error)
     where r.id = e.run_id;
   perform private.close_runs(p_run_ids);
+  if v_places is not null then
+    perform private.give_places(v_places);
+  end if;
   perform private.append_line(p_run_ids, 'state_transition',
     (select array_agg(format('%s -> %s', f, p_status)) from unnest(v_from) f),
     (select array_agg(jsonb_strip_nulls(jsonb_build_object('from', f, 'to', p_status, 'error', e)))

@@ -1,7 +1,7 @@
 -- What every request of a person goes through: who may control a run, idempotency keys, bounds of what is sent.
 -- Functions: private.lock_my_run, run_answer, recall, remember, json_problem.
 -- Errors: RUN01 no such run, RUN03 stale revision, RUN05 idempotency key reused, RUN06 not allowed, RUN07 invalid input.
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- Locks a run that the caller may control and returns it. Viewers read, members control their own, admins and owners all.
 -- Raises RUN01 when the caller cannot see it, RUN06 when he may only read, RUN03 when p_revision is old.

@@ -1,8 +1,9 @@
 -- Create and start. Public wrappers are security invoker and `begin atomic`, so that no API role needs USAGE on private;
 -- the definers behind them check auth.uid(). Errors: RUN04 run has ended, RUN10 no credits.
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
--- Starts a locked run: takes the hold from its account, sets the deadline, queues it and wakes the workers.
+-- Starts a locked run: takes the hold from its account, sets the deadline, gives it a place in the queue and wakes the
+-- workers.
 create function private.queue_run(p_run public.agent_runs)
   returns public.agent_runs language plpgsql security definer set search_path = '' as $$
 declare
@@ -10,7 +11,9 @@ declare
   v_run public.agent_runs;
   v_available bigint;
   v_hold bigint;
+  v_places record;
 begin
+  perform private.take_rate(p_run.account_id, 'start');
   select available into v_available from public.credit_accounts where account_id = p_run.account_id for update;
   v_hold := least(coalesce(v_available, 0), (select hold_credits from private.settings),
                   coalesce(p_run.max_credits, 9223372036854775807));
@@ -22,13 +25,17 @@ begin
     where account_id = p_run.account_id;
   insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
     values (p_run.account_id, p_run.id, 'hold', 'available', 'held', v_hold);
+  select * into v_places from private.take_places(p_run);
   update public.agent_runs r
     set status = 'queued', revision = r.revision + 1, available_at = v_now, started_at = v_now, updated_at = v_now,
-        deadline_at = v_now + make_interval(secs => r.timeout_seconds), credits_held = v_hold
+        deadline_at = v_now + make_interval(secs => r.timeout_seconds), credits_held = v_hold,
+        slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
     where r.id = p_run.id;
   perform private.append_line(array[p_run.id], 'state_transition', array[format('%s -> queued', p_run.status)],
     array[jsonb_build_object('from', p_run.status, 'to', 'queued')]);
-  perform pg_notify('runbase_runs', '');
+  if v_places.held_for = 0 then
+    perform pg_notify('runbase_runs', '');
+  end if;
   select * into v_run from public.agent_runs where id = p_run.id;
   return v_run;
 end $$;
@@ -50,7 +57,8 @@ begin
     raise exception 'p_request must be an object' using errcode = 'RUN07';
   end if;
   select k into v_field from jsonb_object_keys(p_request) k
-    where k not in ('engine', 'input', 'account_id', 'max_steps', 'timeout_seconds', 'max_credits', 'autostart') limit 1;
+    where k not in ('engine', 'input', 'account_id', 'agent_id', 'max_steps', 'timeout_seconds', 'max_credits',
+      'priority', 'concurrency_key', 'concurrency_limit', 'autostart') limit 1;
   if v_field is not null then
     raise exception 'p_request has an unknown field %', quote_literal(v_field) using errcode = 'RUN07';
   end if;
@@ -67,8 +75,13 @@ begin
     v_run.max_steps := coalesce((p_request ->> 'max_steps')::integer, 100);
     v_run.timeout_seconds := coalesce((p_request ->> 'timeout_seconds')::integer, 3600);
     v_run.max_credits := (p_request ->> 'max_credits')::bigint;
+    v_run.agent_id := (p_request ->> 'agent_id')::uuid;
+    v_run.priority := coalesce((p_request ->> 'priority')::smallint, 0);
+    v_run.concurrency_key := p_request ->> 'concurrency_key';
+    v_run.concurrency_limit := coalesce((p_request ->> 'concurrency_limit')::integer,
+      case when v_run.concurrency_key is not null then 1 end);
   exception when invalid_text_representation or numeric_value_out_of_range then
-    raise exception 'account_id must be a uuid; max_steps, timeout_seconds and max_credits must be whole numbers'
+    raise exception 'account_id and agent_id must be uuids; max_steps, timeout_seconds, max_credits, priority and concurrency_limit must be whole numbers'
       using errcode = 'RUN07';
   end;
   v_field := case
@@ -76,6 +89,11 @@ begin
     when v_run.max_steps not between 1 and 10000 then 'max_steps must be from 1 to 10000'
     when v_run.timeout_seconds not between 1 and 604800 then 'timeout_seconds must be from 1 to 604800'
     when v_run.max_credits <= 0 then 'max_credits must be positive'
+    when v_run.priority not between -100 and 100 then 'priority must be from -100 to 100'
+    when char_length(v_run.concurrency_key) not between 1 and 200 then 'concurrency_key must have 1 to 200 characters'
+    when v_run.concurrency_limit not between 1 and 10000 then 'concurrency_limit must be from 1 to 10000'
+    when v_run.concurrency_limit is not null and v_run.concurrency_key is null
+      then 'concurrency_limit belongs to a concurrency_key'
   end;
   if v_field is not null then
     raise exception '%', v_field using errcode = 'RUN07';
@@ -92,10 +110,17 @@ begin
   if v_answer is not null then
     return v_answer || '{"created": false}';
   end if;
+  if v_run.agent_id is not null and not exists (
+    select from public.agents a where a.id = v_run.agent_id and a.account_id in (select private.my_account_ids())
+  ) then
+    raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
+  end if;
+  perform private.take_rate(v_account_id, 'create');
 
-  insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits)
-    values (v_account_id, v_user_id, v_run.engine, p_request -> 'input', v_run.max_steps, v_run.timeout_seconds,
-            v_run.max_credits)
+  insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
+      priority, concurrency_key, concurrency_limit)
+    values (v_account_id, v_user_id, v_run.agent_id, v_run.engine, p_request -> 'input', v_run.max_steps,
+      v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit)
     returning * into v_run;
   if (p_request -> 'autostart') = 'true' then
     v_run := private.queue_run(v_run);
@@ -122,7 +147,7 @@ end $$;
 grant execute on function private.start_run(uuid, bigint) to authenticated;
 
 -- Creates a run for the caller: {engine, input, account_id?, max_steps?, timeout_seconds?, max_credits? (micro-credits),
--- autostart?}. Returns {run_id, status, revision, created}; created is false when the idempotency key is known.
+-- agent_id?, priority?, concurrency_key?, concurrency_limit?, autostart?}. Returns {run_id, status, revision, created}; created is false when the idempotency key is known.
 create function public.create_run(p_request jsonb, p_idempotency_key text default null)
   returns jsonb language sql security invoker set search_path = ''
   begin atomic select private.create_run(p_request, p_idempotency_key); end;

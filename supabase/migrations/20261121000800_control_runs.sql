@@ -1,6 +1,6 @@
 -- Stop, pause, resume and respond. A run that a worker holds is only marked; its holder sees the mark in the answer to its
 -- next call. Errors: RUN02 move not allowed, RUN04 run has ended, RUN08 no open question.
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 create function private.control_run(p_run_id uuid, p_action text, p_revision bigint)
   returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -9,6 +9,7 @@ declare
   v_now timestamptz := private.clock();
   v_leased boolean := v_run.lease_id is not null;
   v_flag jsonb := '{}';
+  v_places record;
 begin
   if p_action is null or p_action not in ('stop', 'pause', 'resume') then
     raise exception 'p_action must be stop, pause or resume' using errcode = 'RUN07';
@@ -28,18 +29,26 @@ begin
     v_flag := '{"pausing": true}';
   elsif p_action = 'pause' and v_run.status in ('queued', 'awaiting_input') then
     update public.agent_runs
-      set status = 'paused', paused_at = v_now, available_at = 'infinity', revision = revision + 1, updated_at = v_now
+      set status = 'paused', paused_at = v_now, available_at = 'infinity', revision = revision + 1, updated_at = v_now,
+          fair_tag = null, held_for = null
       where id = p_run_id;
+    if v_run.held_for = 0 then
+      perform private.give_places(v_run.slot_ids);
+    end if;
     perform private.append_line(array[p_run_id], 'state_transition', array[format('%s -> paused', v_run.status)],
       array[jsonb_build_object('from', v_run.status, 'to', 'paused')]);
   elsif p_action = 'resume' and v_run.status = 'paused' then
+    select * into v_places from private.take_places(v_run);
     update public.agent_runs
       set status = 'queued', available_at = v_now, revision = revision + 1, updated_at = v_now,
-          deadline_at = deadline_at + (v_now - paused_at), paused_at = null
+          deadline_at = deadline_at + (v_now - paused_at), paused_at = null,
+          slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
       where id = p_run_id;
     perform private.append_line(array[p_run_id], 'state_transition', array['paused -> queued'],
       array['{"from": "paused", "to": "queued"}'::jsonb]);
-    perform pg_notify('runbase_runs', '');
+    if v_places.held_for = 0 then
+      perform pg_notify('runbase_runs', '');
+    end if;
   elsif p_action = 'resume' and v_run.pause_requested_at is not null then
     update public.agent_runs set pause_requested_at = null where id = p_run_id;
   else
@@ -102,11 +111,17 @@ begin
     values (p_run_id, v_run.account_id, v_request.step_no, 'user', jsonb_build_array(jsonb_build_object(
       'type', 'text', 'text',
       case jsonb_typeof(p_response) when 'string' then p_response #>> '{}' else p_response::text end)));
-  -- A leased run keeps its lease: the new revision makes its holder read the answer.
+  -- A run that waits for nothing but this comes up; one that is in the queue has its place already. A leased run keeps its
+  -- lease: the new revision makes its holder read the answer.
+  if v_run.status in ('awaiting_input', 'queued') and v_run.held_for is null then
+    select t.slot_ids, t.fair_tag, t.held_for into v_run.slot_ids, v_run.fair_tag, v_run.held_for
+      from private.take_places(v_run) t;
+  end if;
   update public.agent_runs r
     set revision = r.revision + 1, updated_at = v_now, attempt = 0,
         status = case when r.status = 'awaiting_input' then 'queued' else r.status end,
-        available_at = case when r.status in ('awaiting_input', 'queued') then v_now else r.available_at end
+        available_at = case when r.status in ('awaiting_input', 'queued') then v_now else r.available_at end,
+        slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
     where r.id = p_run_id;
   perform private.append_line(array[p_run_id], 'info', array['A person answered'],
     array[jsonb_build_object('request_id', v_request.id, 'step_no', v_request.step_no)]);

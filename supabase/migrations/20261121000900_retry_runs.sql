@@ -1,6 +1,6 @@
 -- Retry: a new run that takes over what was recorded before the first step that did not complete, so that history is
 -- never rewritten. Errors: RUN02 move not allowed.
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- True for a step that a fork copied as it ended: what it recorded comes along.
 create function private.is_taken_over(p_run_id uuid, p_step_no integer)
@@ -36,10 +36,12 @@ begin
   select coalesce(finished_at, 'infinity') into v_fork_ended
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
-  insert into public.agent_runs (account_id, user_id, engine, input, max_steps, timeout_seconds, max_credits,
-      resumes_as, step_count, forked_from, fork_step, revision)
-    values (v_run.account_id, (select auth.uid()), v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds,
-      v_run.max_credits, v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
+  perform private.take_rate(v_run.account_id, 'create');
+  insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
+      priority, concurrency_key, concurrency_limit, resumes_as, step_count, forked_from, fork_step, revision)
+    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.engine, v_run.input, v_run.max_steps,
+      v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit,
+      v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
     returning * into v_new;
   -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel
   -- siblings too. It costs nothing again, and its order stays, for the new run's revisions go on from the old one's.

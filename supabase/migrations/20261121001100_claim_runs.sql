@@ -1,5 +1,5 @@
 -- Claim and sweep: how runs come into a worker's hands, and how those end that nobody will end. All time is private.clock().
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- Ends what nobody else will end: expired leases of runs that are to stop, are over their deadline or are poison, and
 -- waiting runs over their deadline. At most p_limit of each a call; rows that somebody holds are left for the next.
@@ -40,12 +40,17 @@ begin
   if v_verdicts is null then
     return 0;
   end if;
-  -- All accounts at once and in order, before the first ending touches one.
+  -- All accounts and slots at once and in order, before the first ending touches one.
   perform 1 from public.credit_accounts c
     where c.account_id in (
       select r.account_id from public.agent_runs r
       join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id)
     order by c.account_id for update;
+  perform 1 from private.slots s
+    where s.id in (
+      select u.id from jsonb_to_recordset(v_verdicts) as v (id uuid)
+      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id))
+    order by s.id for update;
   for v_row in
     select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
     from jsonb_to_recordset(v_verdicts) as v (id uuid, status public.run_status, error jsonb)
@@ -65,7 +70,8 @@ declare
   v_swept integer;
   v_ids uuid[];
   v_from text[];
-  v_next timestamptz;
+  v_tag bigint;
+  v_next double precision;
   v_expired uuid[];
 begin
   if p_limit not between 0 and 100 then
@@ -93,12 +99,24 @@ begin
       array_fill('{"event": "lease_expired"}'::jsonb, array[cardinality(v_expired)]));
   end if;
 
-  select array_agg(id), array_agg(resumes_as) into v_ids, v_from from (
-    select r.id, r.resumes_as::text from public.agent_runs r
-    where r.status = 'queued' and r.available_at <= v_now and r.engine = any (p_engines) and r.deadline_at > v_now
-    order by r.available_at, r.id limit p_limit - coalesce(cardinality(v_expired), 0) for update skip locked
+  perform private.bring_up_due(v_now, 100);
+  -- The head of the fair order of each engine, and of these the first. More rows are locked than claimed where there are
+  -- several engines, until this commits: a rival then takes the next ones.
+  select array_agg(x.id), max(x.fair_tag) into v_ids, v_tag from (
+    select r.id, r.fair_tag
+    from unnest(p_engines) as e (name)
+    cross join lateral (
+      select q.id, q.fair_tag from public.agent_runs q
+      where q.status = 'queued' and q.held_for = 0 and q.engine = e.name
+      order by q.fair_tag, q.id limit p_limit - coalesce(cardinality(v_expired), 0) for update skip locked
+    ) r
+    order by r.fair_tag, r.id limit p_limit - coalesce(cardinality(v_expired), 0)
   ) x;
   if v_ids is not null then
+    perform setval('private.fair_time', v_tag) where v_tag > (select last_value from private.fair_time);
+    v_ids := private.prefer_by_priority(v_ids, p_engines);
+    select array_agg(r.id), array_agg(r.resumes_as) into v_ids, v_from
+      from public.agent_runs r where r.id = any (v_ids);
     update public.agent_runs r
       set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
           revision = r.revision + 1, updated_at = v_now
@@ -108,11 +126,16 @@ begin
       (select array_agg(jsonb_build_object('from', 'queued', 'to', f)) from unnest(v_from) f));
   end if;
 
-  select min(available_at) into v_next from public.agent_runs
-    where status = 'queued' and available_at > v_now and available_at < 'infinity';
+  -- Timers that somebody had locked, and slots to recheck, are due at once.
+  select extract(epoch from min(r.available_at) - v_now) into v_next
+    from public.agent_runs r
+    where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity';
+  if exists (select from private.slots s where s.recheck) then
+    v_next := least(v_next, 0.2);
+  end if;
   return jsonb_build_object(
     'runs', private.run_view(coalesce(v_expired, '{}') || coalesce(v_ids, '{}')),
-    'next_in_seconds', extract(epoch from v_next - v_now),
+    'next_in_seconds', case when v_next is not null then greatest(v_next, 0) end,
     'swept', v_swept);
 end $$;
 grant execute on function private.claim_runs(text, integer, double precision, text[]) to service_role;

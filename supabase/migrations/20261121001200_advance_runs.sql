@@ -1,6 +1,6 @@
 -- Advance: the one call that commits transitions of held runs. All time is private.clock().
 -- Errors: RUN11 unknown version of the batch, RUN12 the batch does not fit the recorded steps.
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- Moves credits from accounts into the holds of runs that need more. p_needs are micro-credits beyond the hold.
 -- Returns for each run what it got: all of its need, or 0. Accounts are locked in id order.
@@ -64,6 +64,7 @@ declare
   v_moved uuid[];
   v_moved_from text[];
   v_moved_to text[];
+  v_places bigint[];
   v_count integer;
   v_answer jsonb;
 begin
@@ -147,7 +148,11 @@ begin
     select r.id, r.status, r.log_seq, r.broadcast_seq, r.broadcast_at,
       i.target is not null and i.target <> r.status as moved,
       coalesce(i.target, r.status) as target,
-      i.lines - case when i.short then i.decision_lines else 0 end + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines
+      i.lines - case when i.short then i.decision_lines else 0 end
+        + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines,
+      -- Who is only given back keeps its places and its turn; who waits, pauses or ends leaves the queue.
+      coalesce(i.target, r.status) not in ('planning', 'executing')
+        and not (i.target = 'queued' and coalesce(i.available_in <= 0, false)) as leaves
     from public.agent_runs r join item i on i.run_id = r.id
   ), written as (
     update public.agent_runs r set
@@ -171,6 +176,8 @@ begin
       lease_expires_at = case when b.target in ('planning', 'executing') then v_expires end,
       available_at = case when b.target = 'queued' and i.available_in is not null
         then v_now + make_interval(secs => i.available_in) else 'infinity' end,
+      fair_tag = case when not b.leaves then r.fair_tag end,
+      held_for = case when not b.leaves then r.held_for end,
       paused_at = case when b.target = 'paused' then v_now end,
       pause_requested_at = case when b.target in ('planning', 'executing') then r.pause_requested_at end,
       stop_requested_at = case when b.target in ('planning', 'executing') then r.stop_requested_at end,
@@ -186,16 +193,17 @@ begin
     returning r.id, r.account_id, r.revision, r.lease_id, r.status, r.finished_at is not null as ended,
       r.stop_requested_at is not null as stop, r.pause_requested_at is not null as pause, i.short,
       r.log_seq > r.broadcast_seq as unsent, d.due, b.moved, b.status as from_status, b.log_seq as base,
-      b.broadcast_seq as told_before
+      b.broadcast_seq as told_before, b.leaves, r.slot_ids
   )
   select array_agg(w.id), array_agg(w.account_id), array_agg(w.base),
       array_agg(w.id) filter (where w.ended),
       array_agg(w.id) filter (where w.due), array_agg(w.told_before) filter (where w.due),
       array_agg(w.id) filter (where w.moved), array_agg(w.from_status::text) filter (where w.moved),
       array_agg(w.status::text) filter (where w.moved),
+      (select array_agg(u.id) from written x, unnest(x.slot_ids) as u (id) where x.leaves),
       jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
         'status', w.status, 'stop', w.stop, 'pause', w.pause, 'short', w.short, 'unsent', w.unsent))
-    into v_won, v_accounts, v_base, v_ended, v_told, v_told_from, v_moved, v_moved_from, v_moved_to, v_answer
+    into v_won, v_accounts, v_base, v_ended, v_told, v_told_from, v_moved, v_moved_from, v_moved_to, v_places, v_answer
     from written w;
 
   if v_won is not null then
@@ -337,6 +345,9 @@ begin
 
     if v_ended is not null then
       perform private.close_runs(v_ended);
+    end if;
+    if v_places is not null then
+      perform private.give_places(v_places);
     end if;
     if v_told is not null then
       perform private.broadcast_logs(v_told, v_told_from);

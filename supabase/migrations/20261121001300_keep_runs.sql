@@ -1,5 +1,5 @@
 -- What a worker says between advances: heartbeats, tails of log lines, model output while it is being written.
--- Lock order everywhere: run rows by id, then credit accounts by id. Nothing destructive.
+-- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- Extends the leases [{run_id, lease_id}] and answers [{run_id, lease_id, revision, stop, pause}] for those still held.
 -- A row that an advance has locked is skipped: that advance extends it. Leaves revision alone, so it loses nobody a race.

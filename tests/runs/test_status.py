@@ -63,9 +63,9 @@ async def _is_refused(connection: psycopg.AsyncConnection, run_id: str, one: Run
 
 def _force(status: RunStatus) -> str:
     lease = (
-        "gen_random_uuid(), lease_owner = 'x', lease_expires_at = now()"
+        "gen_random_uuid(), lease_owner = 'x', lease_expires_at = now(), fair_tag = 0, held_for = 0"
         if status.leased
-        else "null, lease_owner = null, lease_expires_at = null"
+        else "null, lease_owner = null, lease_expires_at = null, fair_tag = null, held_for = null"
     )
     ended = "now()" if status.ended else "null"
     return f"update public.agent_runs set status = %s, lease_id = {lease}, finished_at = {ended} where id = %s"

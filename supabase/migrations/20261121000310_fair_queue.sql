@@ -1,0 +1,310 @@
+-- The order in which queued runs are claimed, and how many of them go on at a time.
+--
+-- Order: start-time fair queueing (Goyal, Vin, Cheng 1996). A run that comes up gets the tag max(V, next tag of its
+-- account); its account's next tag moves on by TAG / share. V is the tag of the last claim. A tenant's hundred thousand
+-- runs so stand behind another's first one, and a claim reads the head of one index, however long the queue is.
+-- Slots: an account, an agent and a concurrency key each let only so many runs go on. A run takes a place of each when it
+-- comes up, or is held for the first that is full, taking none. Whoever ends, waits or pauses gives its places back, and
+-- the best held run gets them. Priority decides among an account's own runs only.
+-- Tables: private.slots, public.agents. Nothing destructive.
+-- Lock order: run rows by id, then credit accounts by id, then slots by id. What is locked after a slot is locked with
+-- `skip locked` alone; what could not be had is marked for the next claim (slots.recheck).
+
+create sequence private.fair_time minvalue 0 start 0;
+comment on sequence private.fair_time is 'V: the highest fair_tag that was claimed. A sequence, because it must not be a row that all claims lock.';
+
+create table public.agents (
+  id uuid primary key default gen_random_uuid(),
+  account_id uuid not null references public.accounts (id) on delete cascade,
+  name text not null check (char_length(name) between 1 and 200),
+  max_concurrent_runs integer check (max_concurrent_runs between 1 and 10000),
+  created_at timestamptz not null default private.clock()
+);
+comment on column public.agents.max_concurrent_runs is 'Runs of this agent that go on at a time, whoever started them; null: no limit of its own.';
+create index agents_account_id on public.agents (account_id);
+alter table public.agents enable row level security;
+revoke all on public.agents from anon, authenticated, service_role;
+grant select on public.agents to authenticated;
+grant select, insert, update, delete on public.agents to service_role;
+create policy "Members read the agents of their accounts" on public.agents
+  for select to authenticated using (account_id in (select private.my_account_ids()));
+
+create table private.slots (
+  id bigint generated always as identity primary key,
+  kind text not null check (kind in ('account', 'agent', 'key')),
+  account_id uuid not null,
+  key text not null,
+  places integer check (places > 0),
+  taken integer not null default 0 check (taken >= 0),
+  fair_tag bigint not null default 0,
+  recheck boolean not null default false,
+  unique (account_id, kind, key)
+) with (fillfactor = 50);
+comment on table private.slots is 'Something that lets only so many runs go on at a time. Ids are from 1: held_for = 0 means not held.';
+comment on column private.slots.key is 'Empty for an account, else the agent''s id or the concurrency key.';
+comment on column private.slots.places is 'Null for an account: its tier says.';
+comment on column private.slots.taken is 'Runs with held_for = 0 that have this slot in slot_ids.';
+comment on column private.slots.fair_tag is 'Of an account: the tag of its next run.';
+comment on column private.slots.recheck is 'It has room, and a run waits for it that could not be let in at the time.';
+create index slots_recheck on private.slots (id) where recheck;
+alter table private.slots enable row level security;
+
+-- How many runs a slot lets go on at a time.
+create function private.places(p_slot private.slots)
+  returns integer language sql stable set search_path = '' as $$
+  select coalesce(p_slot.places, (
+    select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_slot.account_id))
+$$;
+
+create function private.wanted_slots(p_run public.agent_runs)
+  returns table (account_id uuid, kind text, key text, places integer)
+  language sql stable security definer set search_path = '' rows 2 as $$
+  select p_run.account_id, 'account', '', null::integer
+  union all
+  select a.account_id, 'agent', a.id::text, a.max_concurrent_runs
+    from public.agents a where a.id = p_run.agent_id and a.max_concurrent_runs is not null
+  union all
+  select p_run.account_id, 'key', p_run.concurrency_key, p_run.concurrency_limit where p_run.concurrency_key is not null
+$$;
+
+-- The slots of a run, its account's first; made where they are missing.
+create function private.slots_of(p_run public.agent_runs)
+  returns bigint[] language plpgsql security definer set search_path = '' as $$
+declare
+  v_ids bigint[];
+  v_missing integer;
+begin
+  loop
+    select array_agg(s.id order by w.kind), count(*) - count(s.id) into v_ids, v_missing
+      from private.wanted_slots(p_run) w
+      left join private.slots s on s.account_id = w.account_id and s.kind = w.kind and s.key = w.key;
+    if v_missing = 0 then
+      return v_ids;
+    end if;
+    insert into private.slots (account_id, kind, key, places)
+      select w.account_id, w.kind, w.key, w.places from private.wanted_slots(p_run) w
+      on conflict do nothing;
+  end loop;
+end $$;
+
+-- Brings a locked run up: what the caller is to write into its row. It has a place of each of its slots then
+-- (held_for 0), or waits for the first that is full.
+create function private.take_places(p_run public.agent_runs, out slot_ids bigint[], out fair_tag bigint, out held_for bigint)
+  language plpgsql security definer set search_path = '' as $$
+declare
+  v_ids bigint[] := private.slots_of(p_run);
+  v_tag bigint;
+  v_full bigint;
+  v_rival public.agent_runs;
+begin
+  perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
+  -- A key's limit is what the newest run with it says.
+  update private.slots s set places = p_run.concurrency_limit
+    where s.id = any (v_ids) and s.kind = 'key' and s.places <> p_run.concurrency_limit;
+  update private.slots s
+    set fair_tag = greatest(s.fair_tag, (select v.last_value from private.fair_time v)) + 1000000 / t.share
+    from public.accounts a join private.tiers t on t.name = a.tier
+    where s.id = v_ids[1] and a.id = s.account_id
+    returning s.fair_tag - 1000000 / t.share into v_tag;
+  select s.id into v_full from private.slots s
+    where s.id = any (v_ids) and s.taken >= private.places(s) order by s.kind limit 1;
+
+  if v_full = v_ids[1] then
+    -- A run of less priority that was let in, but not claimed yet, lets this one have its place and its tag; only where
+    -- that makes room enough, and what else it took is what this one needs.
+    select * into v_rival from public.agent_runs r
+      where r.account_id = p_run.account_id and r.status = 'queued' and r.held_for = 0 and r.priority < p_run.priority
+        and r.slot_ids <@ v_ids
+        and not exists (
+          select from private.slots s
+          where s.id = any (v_ids) and s.id <> all (r.slot_ids) and s.taken >= private.places(s))
+      order by r.priority, r.fair_tag desc limit 1 for update skip locked;
+    if found then
+      update private.slots s set taken = s.taken - 1 where s.id = any (v_rival.slot_ids);
+      update public.agent_runs r set held_for = v_full, fair_tag = v_tag where r.id = v_rival.id;
+      v_tag := v_rival.fair_tag;
+      v_full := null;
+    end if;
+  end if;
+  if v_full is null then
+    update private.slots s set taken = s.taken + 1 where s.id = any (v_ids);
+  end if;
+  slot_ids := v_ids;
+  fair_tag := v_tag;
+  held_for := coalesce(v_full, 0);
+end $$;
+
+-- Lets held runs into the room of these slots, which the caller has locked: highest priority first, then in the fair
+-- order. A run for which another of its slots is full goes on waiting there. Bounded: what is left is rechecked.
+create function private.hand_on(p_slot_ids bigint[])
+  returns void language plpgsql security definer set search_path = '' as $$
+declare
+  v_slot_id bigint;
+  v_run public.agent_runs;
+  v_locked bigint[];
+  v_full bigint;
+  v_again boolean;
+  v_let_in boolean := false;
+begin
+  foreach v_slot_id in array p_slot_ids loop
+    v_again := false;
+    for v_try in 1 .. 20 loop
+      exit when (select s.taken >= private.places(s) from private.slots s where s.id = v_slot_id);
+      v_again := true;
+      select * into v_run from public.agent_runs r
+        where r.held_for = v_slot_id and r.status = 'queued'
+        order by r.priority desc, r.fair_tag, r.id limit 1 for update skip locked;
+      if not found then
+        -- Somebody may just be at the one that waits.
+        v_again := exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued');
+        exit;
+      end if;
+      v_full := null;
+      if cardinality(v_run.slot_ids) > 1 then
+        v_run.slot_ids := private.slots_of(v_run);  -- one that nobody used may have been purged
+        select array_agg(s.id), min(s.id) filter (where s.taken >= private.places(s)) into v_locked, v_full
+          from (select * from private.slots o where o.id = any (v_run.slot_ids) for update skip locked) s;
+        exit when cardinality(v_locked) < cardinality(v_run.slot_ids);
+      end if;
+      if v_full is null then
+        update private.slots s set taken = s.taken + 1 where s.id = any (v_run.slot_ids);
+        v_let_in := true;
+      end if;
+      update public.agent_runs r set held_for = coalesce(v_full, 0), slot_ids = v_run.slot_ids where r.id = v_run.id;
+      v_again := false;
+    end loop;
+    v_again := v_again or (
+      select s.taken < private.places(s)
+        and exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued')
+      from private.slots s where s.id = v_slot_id);
+    if v_again then
+      update private.slots s set recheck = true where s.id = v_slot_id and not s.recheck;
+    end if;
+  end loop;
+  if v_let_in then
+    perform pg_notify('runbase_runs', '');
+  end if;
+end $$;
+
+-- Gives places back, one of each element (an id may come several times), and hands them on.
+create function private.give_places(p_slot_ids bigint[])
+  returns void language plpgsql security definer set search_path = '' as $$
+declare
+  v_ids bigint[] := array(select distinct u.id from unnest(p_slot_ids) as u (id) order by u.id);
+begin
+  perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
+  update private.slots s set taken = s.taken - g.places
+    from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
+    where s.id = g.id;
+  perform private.hand_on(v_ids);
+end $$;
+
+-- Lets runs into slots that had room and could not be handed on at the time, and brings up runs whose timer is due. Both
+-- pass over what somebody has locked: the next claim sees to it.
+create function private.bring_up_due(p_now timestamptz, p_limit integer)
+  returns void language plpgsql security definer set search_path = '' as $$
+declare
+  v_run public.agent_runs;
+  v_places record;
+  v_slot_id bigint;
+begin
+  for v_run in
+    select * from public.agent_runs r
+    where r.status = 'queued' and r.held_for is null and r.available_at <= p_now
+    order by r.available_at, r.id limit p_limit for update skip locked
+  loop
+    continue when
+      (select count(*) from (select from private.slots s where s.id = any (v_run.slot_ids) for update skip locked) x)
+      < (select count(*) from private.slots s where s.id = any (v_run.slot_ids));
+    select * into v_places from private.take_places(v_run);
+    update public.agent_runs r
+      set slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
+      where r.id = v_run.id;
+  end loop;
+  for v_slot_id in
+    select s.id from private.slots s where s.recheck order by s.id limit p_limit for update skip locked
+  loop
+    update private.slots s set recheck = false where s.id = v_slot_id;
+    perform private.hand_on(array[v_slot_id]);
+  end loop;
+end $$;
+
+-- The account's places go to its runs by priority: of runs picked for a claim, those with a better sibling let it have
+-- their place in the order, and their tag. Returns the runs to claim instead. All are locked by this transaction.
+create function private.prefer_by_priority(p_run_ids uuid[], p_engines text[])
+  returns uuid[] language plpgsql security definer set search_path = '' as $$
+declare
+  v_account record;
+  v_better uuid[];
+  v_ids uuid[] := p_run_ids;
+begin
+  for v_account in
+    select c.account_id, array_agg(c.id) as picked
+    from public.agent_runs c
+    where c.id = any (p_run_ids)
+    group by c.account_id
+    having exists (
+      select from public.agent_runs b
+      where b.account_id = c.account_id and b.status = 'queued' and b.held_for = 0 and b.priority > min(c.priority))
+  loop
+    select array_agg(x.id) into v_better from (
+      select b.id from public.agent_runs b
+      where b.account_id = v_account.account_id and b.status = 'queued' and b.held_for = 0 and b.engine = any (p_engines)
+      order by b.priority desc, b.fair_tag, b.id limit cardinality(v_account.picked) for update skip locked
+    ) x;
+    with involved as (
+      select r.id, r.fair_tag, row_number() over (order by r.priority desc, r.fair_tag, r.id) as place
+      from public.agent_runs r where r.id = any (v_account.picked || v_better)
+    ), tags as (
+      select i.fair_tag, row_number() over (order by i.fair_tag, i.id) as place from involved i
+    )
+    update public.agent_runs r set fair_tag = t.fair_tag
+      from involved i join tags t on t.place = i.place
+      where r.id = i.id and r.fair_tag <> t.fair_tag;
+    v_ids := array(select u.id from unnest(v_ids) as u (id) where u.id <> all (v_account.picked)) || v_better;
+  end loop;
+  return v_ids;
+end $$;
+
+-- A limit that operators change holds from the next claim on; runs that go on are not interrupted.
+create function private.recheck_slots()
+  returns trigger language plpgsql security definer set search_path = '' as $$
+begin
+  case tg_table_name
+    when 'tiers' then
+      update private.slots s set recheck = true
+        where s.kind = 'account' and s.account_id in (select a.id from public.accounts a where a.tier = new.name);
+    when 'accounts' then
+      update private.slots s set recheck = true where s.kind = 'account' and s.account_id = new.id;
+    when 'agents' then
+      update private.slots s set recheck = true, places = coalesce(new.max_concurrent_runs, 2147483647)
+        where s.kind = 'agent' and s.account_id = new.account_id and s.key = new.id::text;
+  end case;
+  return null;
+end $$;
+create trigger recheck_slots after update of concurrent_runs on private.tiers
+  for each row execute function private.recheck_slots();
+create trigger recheck_slots after update of tier on public.accounts
+  for each row execute function private.recheck_slots();
+create trigger recheck_slots after update of max_concurrent_runs on public.agents
+  for each row execute function private.recheck_slots();
+
+create function private.set_tier(p_account_id uuid, p_tier text)
+  returns void language plpgsql security definer set search_path = '' as $$
+begin
+  if not exists (select from private.tiers where name = p_tier) then
+    raise exception 'There is no tier %', quote_literal(p_tier) using errcode = 'RUN07';
+  end if;
+  update public.accounts set tier = p_tier where id = p_account_id;
+  if not found then
+    raise exception 'There is no account %', p_account_id using errcode = 'RUN01';
+  end if;
+end $$;
+grant execute on function private.set_tier(uuid, text) to service_role;
+
+-- Moves an account to another tier. Operators only.
+create function public.set_tier(p_account_id uuid, p_tier text)
+  returns void language sql security invoker set search_path = ''
+  begin atomic select private.set_tier(p_account_id, p_tier); end;
+revoke execute on function public.set_tier(uuid, text) from public;
+grant execute on function public.set_tier(uuid, text) to service_role;
