@@ -950,6 +950,13 @@ CREATE FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) RETURNS js
   ) a
 $$;
 
+CREATE FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select private.recorded_steps(p_run_id, 2147483647, array(select n::integer from jsonb_array_elements_text(p_step_nos) n))
+$$;
+
 CREATE TABLE public.agent_runs (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     account_id uuid NOT NULL,
@@ -1296,6 +1303,43 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[]) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select jsonb_build_object(
+    'steps', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'step_no', s.step_no, 'key', s.key, 'kind', s.kind, 'name', s.name, 'status', s.status, 'attempt', s.attempt,
+        'failed_attempts', s.failed_attempts, 'max_attempts', s.max_attempts, 'effect', s.effect,
+        'effect_key', s.effect_key, 'input', s.input, 'output', s.output, 'error', s.error, 'waits_for', s.waits_for,
+        'due_in_seconds', case when s.available_at = 'infinity' then 1e9
+          else greatest(0, extract(epoch from s.available_at - c.now)) end,
+        'timeout_seconds', s.timeout_seconds, 'credits_bound', s.credits_bound, 'phase', s.phase,
+        'finished_revision', s.finished_revision) order by s.step_no), '[]')
+      from (
+        select * from public.agent_steps where run_id = p_run_id and step_no > p_after
+        union all
+        select * from public.agent_steps where run_id = p_run_id and step_no = any (p_listed)
+      ) s, (select private.clock() as now) c),
+    'messages', (
+      select coalesce(jsonb_agg(jsonb_build_object('step_no', m.step_no, 'role', m.role, 'content', m.content)
+        order by m.message_no), '[]')
+      from (
+        select * from public.agent_messages where run_id = p_run_id and step_no > p_after
+        union all
+        select * from public.agent_messages where run_id = p_run_id and step_no = any (p_listed)
+      ) m),
+    'plans', (
+      select coalesce(jsonb_agg(jsonb_build_object('step_no', p.step_no, 'goal', p.goal, 'phases', p.phases,
+        'reason', p.reason) order by p.number), '[]')
+      from (
+        select * from public.agent_plans where run_id = p_run_id and step_no > p_after
+        union all
+        select * from public.agent_plans where run_id = p_run_id and step_no = any (p_listed)
+      ) p))
+$$;
+
 CREATE FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
@@ -1486,7 +1530,7 @@ CREATE FUNCTION private.run_deltas(p_run_id uuid) RETURNS jsonb
     where r.id = p_run_id and r.account_id in (select private.my_account_ids()))
 $$;
 
-CREATE FUNCTION private.run_view(p_run_ids uuid[]) RETURNS jsonb
+CREATE FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean DEFAULT false) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
     AS $$
@@ -1497,26 +1541,12 @@ CREATE FUNCTION private.run_view(p_run_ids uuid[]) RETURNS jsonb
       'step_count', r.step_count, 'max_steps', r.max_steps,
       'remaining_seconds', extract(epoch from r.deadline_at - c.now),
       'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null),
-    'steps', (
-      select coalesce(jsonb_agg(jsonb_build_object(
-        'step_no', s.step_no, 'key', s.key, 'kind', s.kind, 'name', s.name, 'status', s.status, 'attempt', s.attempt,
-        'failed_attempts', s.failed_attempts, 'max_attempts', s.max_attempts, 'effect', s.effect,
-        'effect_key', s.effect_key, 'input', s.input, 'output', s.output, 'error', s.error, 'waits_for', s.waits_for,
-        'due_in_seconds', case when s.available_at = 'infinity' then 1e9
-          else greatest(0, extract(epoch from s.available_at - c.now)) end,
-        'timeout_seconds', s.timeout_seconds, 'credits_bound', s.credits_bound, 'phase', s.phase,
-        'finished_revision', s.finished_revision) order by s.step_no), '[]')
-      from public.agent_steps s where s.run_id = r.id),
-    'messages', (
-      select coalesce(jsonb_agg(jsonb_build_object('step_no', m.step_no, 'role', m.role, 'content', m.content)
-        order by m.message_no), '[]')
-      from public.agent_messages m where m.run_id = r.id),
-    'plans', (
-      select coalesce(jsonb_agg(jsonb_build_object('step_no', p.step_no, 'goal', p.goal, 'phases', p.phases,
-        'reason', p.reason) order by p.number), '[]')
-      from public.agent_plans p where p.run_id = r.id)
-  ) order by r.id), '[]')
-  from public.agent_runs r, (select private.clock() as now) c
+    'snapshot', case when n.run_id is not null then
+      jsonb_build_object('version', n.version, 'state', n.state, 'kept_steps', n.kept_steps) end
+  ) || private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) order by r.id), '[]')
+  from public.agent_runs r
+  left join private.run_snapshots n on n.run_id = r.id and not p_whole,
+  (select private.clock() as now) c
   where r.id = any (p_run_ids)
 $$;
 
@@ -1804,11 +1834,18 @@ CREATE FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jso
  SELECT private.load_artifacts(p_run_id, p_names) AS load_artifacts;
 END;
 
-CREATE FUNCTION public.load_run(p_run_id uuid) RETURNS jsonb
+CREATE FUNCTION public.load_results(p_run_id uuid, p_step_nos jsonb) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     BEGIN ATOMIC
- SELECT (private.run_view(ARRAY[p_run_id]) -> 0);
+ SELECT private.load_results(p_run_id, p_step_nos) AS load_results;
+END;
+
+CREATE FUNCTION public.load_run(p_run_id uuid, p_whole boolean DEFAULT false) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT (private.run_view(ARRAY[p_run_id], p_whole) -> 0);
 END;
 
 CREATE FUNCTION public.publish_deltas(p_deltas jsonb) RETURNS void
@@ -2257,6 +2294,10 @@ CREATE INDEX slots_recheck ON private.slots USING btree (id) WHERE recheck;
 
 CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
 
+CREATE INDEX agent_messages_of_step ON public.agent_messages USING btree (run_id, step_no);
+
+CREATE INDEX agent_plans_of_step ON public.agent_plans USING btree (run_id, step_no);
+
 CREATE INDEX agent_runs_deadline ON public.agent_runs USING btree (deadline_at) WHERE (status = ANY (ARRAY['queued'::public.run_status, 'awaiting_input'::public.run_status]));
 
 CREATE INDEX agent_runs_forked_from ON public.agent_runs USING btree (forked_from) WHERE (forked_from IS NOT NULL);
@@ -2428,6 +2469,9 @@ REVOKE ALL ON FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_by
 REVOKE ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;
 
+REVOKE ALL ON FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) TO service_role;
+
 GRANT SELECT ON TABLE public.agent_runs TO authenticated;
 GRANT SELECT ON TABLE public.agent_runs TO service_role;
 
@@ -2458,6 +2502,8 @@ REVOKE ALL ON FUNCTION private.recall(p_account_id uuid, p_action text, p_key te
 
 REVOKE ALL ON FUNCTION private.recheck_slots() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) FROM PUBLIC;
@@ -2471,8 +2517,8 @@ REVOKE ALL ON FUNCTION private.run_answer(p_run public.agent_runs) FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.run_deltas(p_run_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.run_deltas(p_run_id uuid) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.run_view(p_run_ids uuid[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.run_view(p_run_ids uuid[]) TO service_role;
+REVOKE ALL ON FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean) TO service_role;
 
 REVOKE ALL ON FUNCTION private.set_tier(p_account_id uuid, p_tier text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.set_tier(p_account_id uuid, p_tier text) TO service_role;
@@ -2516,8 +2562,11 @@ GRANT ALL ON FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds doub
 REVOKE ALL ON FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;
 
-REVOKE ALL ON FUNCTION public.load_run(p_run_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.load_run(p_run_id uuid) TO service_role;
+REVOKE ALL ON FUNCTION public.load_results(p_run_id uuid, p_step_nos jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.load_results(p_run_id uuid, p_step_nos jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.load_run(p_run_id uuid, p_whole boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.load_run(p_run_id uuid, p_whole boolean) TO service_role;
 
 REVOKE ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) TO service_role;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from shared.runs.models import (
     Artifact,
@@ -120,8 +120,30 @@ class StepContext(Protocol):
         """Load the newest artifact of each name; a name that does not exist is absent."""
         ...
 
+    async def results(self, step_nos: tuple[int, ...]) -> Mapping[int, StepResult]:
+        """Load the results of these steps, from memory where they passed through here lately.
+
+        A step that does not exist or has not ended is absent. So a step may refer to an output by its number, and the
+        state need not carry it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A state as an engine wants it back: small, and growing as little as can be while the run grows.
+
+    Attributes:
+        state: Plain JSON. Over 32 KB it is not stored, and a new slice reads all results.
+        keep: Ended steps whose results `open` wants to see again: references in the place of text.
+    """
+
+    state: JsonObject
+    keep: tuple[int, ...] = ()
+
 
 State = TypeVar("State")
+State_contra = TypeVar("State_contra", contravariant=True)
 
 
 class Engine(Protocol[State]):
@@ -134,7 +156,11 @@ class Engine(Protocol[State]):
     name: str
 
     def open(self, view: RunView) -> State:
-        """Build the state from what is recorded. Pure; equals folding `apply` over `view.results`."""
+        """Build the state from what is recorded. Pure.
+
+        Equals folding `apply` over all results. A `view.snapshot` is the engine's own; from it the state is built with
+        `view.kept` and then folded over `view.results`, which are only those since.
+        """
         ...
 
     def apply(self, state: State, result: StepResult) -> State:
@@ -158,5 +184,23 @@ class Engine(Protocol[State]):
         Takes what it needs of `state` before its first await, for `apply` may change the state meanwhile, and never
         changes it. An AppError fails the step with its code and `retryable`; any other exception as `internal`, not
         retried.
+        """
+        ...
+
+
+@runtime_checkable
+class Snapshotting(Protocol[State_contra]):
+    """What an engine adds whose runs grow long: without it a new slice of a run reads all results.
+
+    `snapshot_version` changes with the shape or the meaning of the state; a snapshot of another version is not read.
+    """
+
+    snapshot_version: int
+
+    def snapshot(self, state: State_contra) -> Snapshot | None:
+        """Say how to build this state again. Pure; None: read all results instead.
+
+        What `started` told of steps that are still open is left out, for it is told again. The law: opening from the
+        snapshot and the results since equals folding all results, also after a trip through JSON.
         """
         ...

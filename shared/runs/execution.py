@@ -20,6 +20,8 @@ from shared.runs.engine import Decision, Engine, Fail, Finish, Outcome, StartSte
 from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunId, RunView, Step, StepError, StepResult
 from shared.runs.open_steps import OpenSteps
 from shared.runs.performer import Context, Meter, perform
+from shared.runs.results import Results
+from shared.runs.snapshots import Snapshots
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.store import Advance, Advanced, Delta, FinishStep, RunStore, StartStep
 
@@ -32,6 +34,7 @@ class Host(Protocol):
     store: RunStore
     parallel_steps: int
     longest_step_seconds: float
+    snapshot_steps: int
 
     async def submit(self, item: Advance) -> Advanced: ...
 
@@ -72,7 +75,7 @@ class Execution:
         self.signals = Signals(stop=view.run.stop_requested, pause=view.run.pause_requested)
         self.resumes_in: float | None = None
         """Seconds until the run is due again, when it was left queued."""
-        self._view = view
+        self._view: RunView | None = view  # until it is adopted; all of its results would be much to hold
         self._run = view.run
         self._engine = engine
         self._host = host
@@ -80,8 +83,12 @@ class Execution:
         self._deadline = self._loop.time() + view.run.remaining_seconds
         self._woken = asyncio.Event()
         self._steps = OpenSteps(self._perform, woken=self._woken, parallel=host.parallel_steps)
+        self._snapshots = Snapshots(view.run.id, engine, every=host.snapshot_steps)
+        self._results = Results(view.run.id, host.store)
+        self._uncommitted: list[StepResult] = []
         self._committing = False
         self._short = False
+        self._lost = False
 
     def signal(self, *, stop: bool = False, pause: bool = False, give_back: bool = False, revision: int = 0) -> None:
         """Pass on a request. `revision` ahead of ours means that somebody else wrote to the run."""
@@ -95,15 +102,15 @@ class Execution:
     async def drive(self) -> RunStatus | None:
         """Run until the run is out of our hands; the status it was left in, or None when the lease was lost."""
         try:
-            opened = False
             while True:
                 self._woken.clear()
-                item = await self._next(opened=opened)
-                opened = True
+                item = await self._next()
+                if self._lost:
+                    return None
                 if item is None:
                     await self._wait()
                     continue
-                left = await self._commit(item)
+                left = await self._commit(self._with_snapshot(item))
                 if left is not None:
                     return left.status if left.won else None
         finally:
@@ -111,11 +118,13 @@ class Execution:
 
     # -- what comes next ------------------------------------------------------------------------------------------
 
-    async def _next(self, *, opened: bool) -> Advance | None:
-        """Build the next advance; None when there is nothing to commit yet."""
+    async def _next(self) -> Advance | None:
+        """Build the next advance; None when there is nothing to commit yet, or the lease is lost."""
         try:
-            if not opened:
-                self._adopt(self._view, first=True)
+            view, self._view = self._view, None
+            if view is not None and not await self._adopt(view, first=True):
+                self._lost = True
+                return None
             return await self._choose()
         except AppError:
             raise
@@ -244,6 +253,8 @@ class Execution:
                 ended = replace(step, status=finish.status, output=finish.output, error=finish.error)
                 result = StepResult(ended, finish.records.messages, finish.records.plans)
                 self._state = self._engine.apply(self._state, result)
+                self._snapshots.ended(1)
+                self._uncommitted.append(result)
         return tuple(finish for _, finish in taken)
 
     # -- committing ---------------------------------------------------------------------------------------------
@@ -296,6 +307,9 @@ class Execution:
             await self._reload()
             return None
         self._steps.committed()
+        for result in self._uncommitted:
+            self._results.remember(result)
+        self._uncommitted.clear()
         self.revision = answer.revision
         self._status = answer.status or self._status
         if answer.unsent:
@@ -311,7 +325,10 @@ class Execution:
         return None
 
     async def _commit_without(self, item: Advance) -> Advanced | None:
-        """The database will never take this item: fail its steps alone, and if there are none, the run."""
+        """The database will never take this item: leave out its snapshot, else fail its steps, else the run."""
+        if item.snapshot is not None:
+            self._snapshots.refuse()
+            return await self._commit(replace(item, snapshot=None))
         self._steps.committed()
         reason = StepError("unstorable", "The step's result cannot be stored")
         if not item.finish:
@@ -345,35 +362,73 @@ class Execution:
                 self._state = self._engine.started(self._state, step)
             self._steps.start(step)
 
+    # -- reading ------------------------------------------------------------------------------------------------
+
     async def _reload(self) -> None:
-        """Read the run again and go on from there; waits for a database that is away."""
+        """Read the run again and go on from there."""
         self.signals.reload = False
+        view = await self._load()
+        if view is not None:
+            await self._adopt(view, first=False)
+        # Otherwise the next advance loses, and says so.
+
+    async def _load(self, *, whole: bool = False) -> RunView | None:
+        """Read the run, waiting for a database that is away; None when it is no longer ours."""
         failures = 0
         while True:
             try:
-                view = await self._host.store.load(self.run_id)
+                view = await self._host.store.load(self.run_id, whole=whole)
                 break
             except DatabaseUnavailable:
                 failures += 1
                 await asyncio.sleep(min(5.0, backoff_seconds(failures) / 4))
-        if view is not None and view.run.lease_id == self.lease_id:
-            self._adopt(view, first=False)
-        # Otherwise the next advance loses, and says so.
+        return None if view is None or view.run.lease_id != self.lease_id else view
 
-    def _adopt(self, view: RunView, *, first: bool) -> None:
+    async def _adopt(self, view: RunView, *, first: bool) -> bool:
+        """Go on from what is recorded; False when the run had to be read again and was no longer ours."""
+        if not self._open(view):
+            whole = await self._load(whole=True)
+            if whole is None:
+                return False
+            view = whole
+            self._open(view)
+        for step in view.open_steps:
+            self._state = self._engine.started(self._state, step)
+        self._snapshots.opened(view)
+        self._uncommitted.clear()
+        for result in (*view.kept.values(), *view.results):
+            self._results.remember(result)
+        self._steps.adopt(view.open_steps, first=first)
+        return True
+
+    def _open(self, view: RunView) -> bool:
+        """Build the state; False when the engine cannot read the view's snapshot."""
         self._run = view.run
         self.revision = view.run.revision
         self._status = view.run.status
         self._step_count = view.run.step_count
-        self._state: object = self._engine.open(view)
-        for step in view.open_steps:
-            self._state = self._engine.started(self._state, step)
-        self._steps.adopt(view.open_steps, first=first)
+        if not self._snapshots.can_open(view):
+            return False
+        try:
+            self._state: object = self._engine.open(view)
+        except Exception:
+            if view.snapshot is None:
+                raise
+            log.exception("snapshot.unreadable run_id=%s version=%d", self.run_id, view.snapshot_version)
+            return False
+        return True
+
+    def _with_snapshot(self, item: Advance) -> Advance:
+        """The advance with the snapshot that is due. The state has taken in its results, and not yet its starts."""
+        if item.status is not None and item.status.ended:
+            return item
+        snapshot = self._snapshots.taken(self._state, step_count=self._step_count, open_steps=self._steps.numbers)
+        return item if snapshot is None else replace(item, snapshot=snapshot)
 
     # -- performing ---------------------------------------------------------------------------------------------
 
     async def _perform(self, step: Step, meter: Meter) -> Outcome:
-        context = Context(self._run, step, meter, store=self._host.store, emit=self._emit)
+        context = Context(self._run, step, meter, store=self._host.store, results=self._results, emit=self._emit)
         return await perform(self._engine, self._state, step, context)
 
     def _emit(self, step: Step, offset: int, text: str) -> None:

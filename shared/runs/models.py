@@ -267,39 +267,62 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """Everything an engine may decide on: the run, its ended steps in commit order, and its open steps."""
+    """Everything an engine may decide on.
+
+    Attributes:
+        results: The ended steps in commit order; beside a snapshot, those that ended after it was taken.
+        open_steps: The steps that have not ended.
+        snapshot: The state that the engine gave away when it was last asked for a snapshot, if one is left.
+        snapshot_version: The version of the engine's snapshots that `snapshot` is of.
+        kept: The results that the engine wanted to see again with the snapshot, by step number in commit order.
+    """
 
     run: Run
     results: tuple[StepResult, ...]
     open_steps: tuple[Step, ...]
+    snapshot: JsonObject | None = None
+    snapshot_version: int = 0
+    kept: Mapping[int, StepResult] = field(default_factory=dict[int, StepResult])
 
     @classmethod
     def from_row(cls, row: JsonObject) -> RunView:
-        """Read one element of what `claim_runs` and `load_run` answer: {run, steps, messages, plans}."""
-        steps = [Step.from_row(step) for step in cast("list[JsonObject]", row["steps"])]
-        messages: dict[int, list[NewMessage]] = {}
-        for message in cast("list[JsonObject]", row["messages"]):
-            messages.setdefault(cast("int", message["step_no"]), []).append(
-                NewMessage(cast("MessageRole", message["role"]), cast("list[Json]", message["content"]))
-            )
-        plans: dict[int, list[NewPlan]] = {}
-        for plan in cast("list[JsonObject]", row["plans"]):
-            plans.setdefault(cast("int", plan["step_no"]), []).append(
-                NewPlan(
-                    cast("str", plan["goal"]), cast("list[Json]", plan["phases"]), cast("str | None", plan["reason"])
-                )
-            )
-        ended = sorted(
-            (step for step in steps if step.status.ended), key=lambda step: (step.finished_revision or 0, step.step_no)
-        )
+        """Read one element of what `claim_runs` and `load_run` answer: {run, snapshot, steps, messages, plans}."""
+        ended, open_steps = read_steps(row)
+        run = Run.from_row(cast("JsonObject", row["run"]))
+        snapshot = cast("JsonObject | None", row.get("snapshot"))
+        if snapshot is None:
+            return cls(run, ended, open_steps)
+        kept = frozenset(cast("list[int]", snapshot["kept_steps"]))
         return cls(
-            run=Run.from_row(cast("JsonObject", row["run"])),
-            results=tuple(
-                StepResult(step, tuple(messages.get(step.step_no, ())), tuple(plans.get(step.step_no, ())))
-                for step in ended
-            ),
-            open_steps=tuple(step for step in steps if not step.status.ended),
+            run,
+            results=tuple(result for result in ended if result.step.step_no not in kept),
+            open_steps=open_steps,
+            snapshot=cast("JsonObject", snapshot["state"]),
+            snapshot_version=cast("int", snapshot["version"]),
+            kept={result.step.step_no: result for result in ended if result.step.step_no in kept},
         )
+
+
+def read_steps(row: JsonObject) -> tuple[tuple[StepResult, ...], tuple[Step, ...]]:
+    """Read {steps, messages, plans}: the results in commit order, and the steps that have not ended."""
+    steps = [Step.from_row(step) for step in cast("list[JsonObject]", row["steps"])]
+    messages: dict[int, list[NewMessage]] = {}
+    for message in cast("list[JsonObject]", row["messages"]):
+        messages.setdefault(cast("int", message["step_no"]), []).append(
+            NewMessage(cast("MessageRole", message["role"]), cast("list[Json]", message["content"]))
+        )
+    plans: dict[int, list[NewPlan]] = {}
+    for plan in cast("list[JsonObject]", row["plans"]):
+        plans.setdefault(cast("int", plan["step_no"]), []).append(
+            NewPlan(cast("str", plan["goal"]), cast("list[Json]", plan["phases"]), cast("str | None", plan["reason"]))
+        )
+    ended = sorted(
+        (step for step in steps if step.status.ended), key=lambda step: (step.finished_revision or 0, step.step_no)
+    )
+    results = tuple(
+        StepResult(step, tuple(messages.get(step.step_no, ())), tuple(plans.get(step.step_no, ()))) for step in ended
+    )
+    return results, tuple(step for step in steps if not step.status.ended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,11 @@ class OpenSteps:
         """How many steps are being performed here."""
         return len(self._tasks)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Every step that has not ended."""
+        return tuple(self._recorded)
+
     def waiting(self) -> list[Step]:
         """The open steps that nobody performs now: backing off, or waiting for a person, a timer, an event."""
         return [step for number, step in self._recorded.items() if number not in self._tasks]
@@ -67,6 +72,7 @@ class OpenSteps:
         # A step that ended behind our back (a person answered) needs no task any more.
         for number in [number for number in self._tasks if number not in self._recorded]:
             self._tasks.pop(number).cancel()
+            del self._meters[number]
         # Outcomes whose advance lost are offered again, unless they are recorded already.
         in_hand, self._in_hand = self._in_hand, {}
         for number, (step, outcome) in in_hand.items():
@@ -163,7 +169,8 @@ class OpenSteps:
 
     def _settle(self, step: Step, finish: FinishStep) -> None:
         if finish.status.ended:
-            self._recorded.pop(step.step_no, None)
+            for known in (self._recorded, self._due_at, self._meters):
+                known.pop(step.step_no, None)
             return
         again = finish.status is StepStatus.PENDING
         self._hold(

@@ -13,7 +13,8 @@ from typing import Any, Final
 from shared.crash_points import crash_point
 from shared.errors import AppError
 from shared.runs.engine import Done, Engine, Failed, Outcome
-from shared.runs.models import Artifact, Run, Step, StepError
+from shared.runs.models import Artifact, Run, Step, StepError, StepResult
+from shared.runs.results import Results
 from shared.runs.store import RunStore
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,20 @@ class Context:
     """The `StepContext` that a runner gives to `perform`."""
 
     def __init__(
-        self, run: Run, step: Step, meter: Meter, *, store: RunStore, emit: Callable[[Step, int, str], None]
+        self,
+        run: Run,
+        step: Step,
+        meter: Meter,
+        *,
+        store: RunStore,
+        results: Results,
+        emit: Callable[[Step, int, str], None],
     ) -> None:
         self.meter = meter
         self._run = run
         self._step = step
         self._store = store
+        self._results = results
         self._emit = emit
         self._offset = 0
 
@@ -59,6 +68,9 @@ class Context:
 
     async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
         return await self._store.artifacts(self._run.id, names) if names else {}
+
+    async def results(self, step_nos: tuple[int, ...]) -> Mapping[int, StepResult]:
+        return await self._results.load(step_nos)
 
 
 async def perform(engine: Engine[Any], state: object, step: Step, context: Context) -> Outcome:

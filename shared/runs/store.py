@@ -27,7 +27,9 @@ from shared.runs.models import (
     RunView,
     Step,
     StepError,
+    StepResult,
     WaitsFor,
+    read_steps,
 )
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.text import bounded_metadata, bounded_text, storable
@@ -94,6 +96,21 @@ class StartStep:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenSnapshot:
+    """An engine's state after the results of the advance that carries it, before that advance's starts.
+
+    `step_count` counts the steps started by then, `open_steps` are those of them that have not ended. `state` is
+    storable.
+    """
+
+    version: int
+    step_count: int
+    open_steps: tuple[int, ...]
+    kept_steps: tuple[int, ...]
+    state: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
 class Advance:
     """One run's transition, all or nothing: results, starts, log lines and the run's next status (None: unchanged).
 
@@ -111,6 +128,7 @@ class Advance:
     output: JsonObject | None = None
     error: StepError | None = None
     in_flight: int = 0
+    snapshot: TakenSnapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +233,18 @@ class RunStore:
             for row in cast("list[JsonObject]", answer)
         ]
 
-    async def load(self, run_id: RunId) -> RunView | None:
-        """Read one run with its records; None when there is no such run."""
-        answer = await self._database.call("load_run", {"p_run_id": str(run_id)})
+    async def load(self, run_id: RunId, *, whole: bool = False) -> RunView | None:
+        """Read one run with its records, `whole` without a snapshot; None when there is no such run."""
+        answer = await self._database.call("load_run", {"p_run_id": str(run_id), "p_whole": whole})
         return None if answer is None else RunView.from_row(cast("JsonObject", answer))
+
+    async def results(self, run_id: RunId, step_nos: Sequence[int]) -> dict[int, StepResult]:
+        """Load the results of these steps; one that has not ended is absent."""
+        answer = await self._database.call(
+            "load_results", {"p_run_id": str(run_id), "p_step_nos": list[Json](step_nos)}
+        )
+        ended, _ = read_steps(cast("JsonObject", answer))
+        return {result.step.step_no: result for result in ended}
 
     async def artifacts(self, run_id: RunId, names: Sequence[str]) -> dict[str, Artifact]:
         """Load the newest artifact of each name; a name that does not exist is absent."""
@@ -290,6 +316,8 @@ def _batch(items: Sequence[Advance], lease_seconds: float) -> JsonObject:
             batch.setdefault("logs", []).append(_log(log, run_id, of_decision=False))
         for log in item.logs:
             batch.setdefault("logs", []).append(_log(log, run_id, of_decision=True))
+        if item.snapshot is not None:
+            batch.setdefault("snapshots", []).append(_snapshot(item.snapshot, run_id))
     return {"v": BATCH_VERSION, "lease_seconds": lease_seconds, **batch}
 
 
@@ -380,6 +408,17 @@ def _plan(plan: NewPlan) -> JsonObject:
 def _request(request: HumanRequest) -> JsonObject:
     options = [storable(option) for option in request.options]
     return {"kind": request.kind, "prompt": storable(request.prompt), "options": list[Json](options)}
+
+
+def _snapshot(snapshot: TakenSnapshot, run_id: str) -> JsonObject:
+    return {
+        "run_id": run_id,
+        "version": snapshot.version,
+        "step_count": snapshot.step_count,
+        "open_steps": list[Json](snapshot.open_steps),
+        "kept_steps": list[Json](snapshot.kept_steps),
+        "state": snapshot.state,
+    }
 
 
 def _log(log: NewLog, run_id: str, *, of_decision: bool) -> JsonObject:

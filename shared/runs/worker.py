@@ -23,6 +23,7 @@ from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Engine
 from shared.runs.execution import Execution
 from shared.runs.models import RunId
+from shared.runs.snapshots import SNAPSHOT_STEPS
 from shared.runs.status import RunStatus
 from shared.runs.store import Advance, Advanced, Delta, RunStore
 from shared.runs.wake import NoWake, Wake
@@ -45,6 +46,7 @@ class WorkerOptions:
         poll_seconds: How often an idle worker looks by itself.
         longest_step_seconds: What the longest-lived host of this deployment can perform; a step that may take longer
             fails its run at once instead of wandering for ever.
+        snapshot_steps: At most once in so many ended steps an engine's state is stored.
     """
 
     concurrency: int = 20
@@ -53,6 +55,7 @@ class WorkerOptions:
     heartbeat_seconds: float = 2.0
     poll_seconds: float = 5.0
     longest_step_seconds: float = float("inf")
+    snapshot_steps: int = SNAPSHOT_STEPS
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}")
 
 
@@ -71,6 +74,7 @@ class Worker:
         self.options = options or WorkerOptions()
         self.parallel_steps = self.options.parallel_steps
         self.longest_step_seconds = self.options.longest_step_seconds
+        self.snapshot_steps = self.options.snapshot_steps
         self.left: Counter[str] = Counter()
         """How many times runs left this worker, by the status they were left in (`lost`: another worker has it)."""
         self.swept = 0

@@ -189,6 +189,7 @@ create table public.agent_plans (
   primary key (run_id, number)
 );
 comment on table public.agent_plans is 'The plans of a run; a replan is the next number and says its reason.';
+create index agent_plans_of_step on public.agent_plans (run_id, step_no);
 
 create table public.agent_messages (
   run_id uuid not null,
@@ -201,6 +202,7 @@ create table public.agent_messages (
   primary key (run_id, message_no)
 );
 comment on table public.agent_messages is 'The conversation of a run in order of message_no. Text lives here once; steps refer to it.';
+create index agent_messages_of_step on public.agent_messages (run_id, step_no);
 
 create table public.agent_artifacts (
   run_id uuid not null,

@@ -1,16 +1,12 @@
 -- A run as a worker and its engine need it, and what they load by key. For service_role alone.
--- Functions: run_view, load_run, load_artifacts. Nothing destructive.
+-- With a snapshot only what it does not cover is read, so a new slice costs the same however long a run is.
+-- Functions: recorded_steps, run_view, load_run, load_results, load_artifacts. Nothing destructive.
 
--- One run as a worker and its engine need it: {run, steps, messages, plans}.
-create function private.run_view(p_run_ids uuid[])
-  returns jsonb language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'run', jsonb_build_object(
-      'id', r.id, 'account_id', r.account_id, 'user_id', r.user_id, 'engine', r.engine, 'status', r.status,
-      'revision', r.revision, 'lease_id', r.lease_id, 'attempt', r.attempt, 'input', r.input,
-      'step_count', r.step_count, 'max_steps', r.max_steps,
-      'remaining_seconds', extract(epoch from r.deadline_at - c.now),
-      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null),
+-- What was recorded in the steps above p_after and in those of p_listed (none of them above p_after):
+-- {steps, messages, plans}. Two ranges of the index a table, because an "or" of them is planned as a read of the whole run.
+create function private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[])
+  returns jsonb language sql stable set search_path = '' as $$
+  select jsonb_build_object(
     'steps', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'step_no', s.step_no, 'key', s.key, 'kind', s.kind, 'name', s.name, 'status', s.status, 'attempt', s.attempt,
@@ -20,20 +16,57 @@ create function private.run_view(p_run_ids uuid[])
           else greatest(0, extract(epoch from s.available_at - c.now)) end,
         'timeout_seconds', s.timeout_seconds, 'credits_bound', s.credits_bound, 'phase', s.phase,
         'finished_revision', s.finished_revision) order by s.step_no), '[]')
-      from public.agent_steps s where s.run_id = r.id),
+      from (
+        select * from public.agent_steps where run_id = p_run_id and step_no > p_after
+        union all
+        select * from public.agent_steps where run_id = p_run_id and step_no = any (p_listed)
+      ) s, (select private.clock() as now) c),
     'messages', (
       select coalesce(jsonb_agg(jsonb_build_object('step_no', m.step_no, 'role', m.role, 'content', m.content)
         order by m.message_no), '[]')
-      from public.agent_messages m where m.run_id = r.id),
+      from (
+        select * from public.agent_messages where run_id = p_run_id and step_no > p_after
+        union all
+        select * from public.agent_messages where run_id = p_run_id and step_no = any (p_listed)
+      ) m),
     'plans', (
       select coalesce(jsonb_agg(jsonb_build_object('step_no', p.step_no, 'goal', p.goal, 'phases', p.phases,
         'reason', p.reason) order by p.number), '[]')
-      from public.agent_plans p where p.run_id = r.id)
-  ) order by r.id), '[]')
-  from public.agent_runs r, (select private.clock() as now) c
+      from (
+        select * from public.agent_plans where run_id = p_run_id and step_no > p_after
+        union all
+        select * from public.agent_plans where run_id = p_run_id and step_no = any (p_listed)
+      ) p))
+$$;
+
+-- Runs as a worker and its engine need them: [{run, snapshot: {version, state, kept_steps} or null, steps, messages,
+-- plans}]. With a snapshot the steps are those that were open when it was taken, later ones, and kept ones.
+-- p_whole reads all steps and no snapshot.
+create function private.run_view(p_run_ids uuid[], p_whole boolean default false)
+  returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'run', jsonb_build_object(
+      'id', r.id, 'account_id', r.account_id, 'user_id', r.user_id, 'engine', r.engine, 'status', r.status,
+      'revision', r.revision, 'lease_id', r.lease_id, 'attempt', r.attempt, 'input', r.input,
+      'step_count', r.step_count, 'max_steps', r.max_steps,
+      'remaining_seconds', extract(epoch from r.deadline_at - c.now),
+      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null),
+    'snapshot', case when n.run_id is not null then
+      jsonb_build_object('version', n.version, 'state', n.state, 'kept_steps', n.kept_steps) end
+  ) || private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) order by r.id), '[]')
+  from public.agent_runs r
+  left join private.run_snapshots n on n.run_id = r.id and not p_whole,
+  (select private.clock() as now) c
   where r.id = any (p_run_ids)
 $$;
-grant execute on function private.run_view(uuid[]) to service_role;
+grant execute on function private.run_view(uuid[], boolean) to service_role;
+
+-- What the steps of these numbers recorded: {steps, messages, plans}.
+create function private.load_results(p_run_id uuid, p_step_nos jsonb)
+  returns jsonb language sql stable security definer set search_path = '' as $$
+  select private.recorded_steps(p_run_id, 2147483647, array(select n::integer from jsonb_array_elements_text(p_step_nos) n))
+$$;
+grant execute on function private.load_results(uuid, jsonb) to service_role;
 
 -- The newest artifact of each name: [{name, content, content_type}].
 create function private.load_artifacts(p_run_id uuid, p_names text[])
@@ -46,11 +79,18 @@ create function private.load_artifacts(p_run_id uuid, p_names text[])
 $$;
 grant execute on function private.load_artifacts(uuid, text[]) to service_role;
 
-create function public.load_run(p_run_id uuid)
+-- p_whole: without the snapshot, for an engine that cannot read it.
+create function public.load_run(p_run_id uuid, p_whole boolean default false)
   returns jsonb language sql security invoker set search_path = ''
-  begin atomic select private.run_view(array[p_run_id]) -> 0; end;
-revoke execute on function public.load_run(uuid) from public, anon, authenticated;
-grant execute on function public.load_run(uuid) to service_role;
+  begin atomic select private.run_view(array[p_run_id], p_whole) -> 0; end;
+revoke execute on function public.load_run(uuid, boolean) from public, anon, authenticated;
+grant execute on function public.load_run(uuid, boolean) to service_role;
+
+create function public.load_results(p_run_id uuid, p_step_nos jsonb)
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.load_results(p_run_id, p_step_nos); end;
+revoke execute on function public.load_results(uuid, jsonb) from public, anon, authenticated;
+grant execute on function public.load_results(uuid, jsonb) to service_role;
 
 create function public.load_artifacts(p_run_id uuid, p_names text[])
   returns jsonb language sql security invoker set search_path = ''

@@ -6,34 +6,42 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from shared.runs.engine import Decision, Done, Fail, Finish, Outcome, StartSteps, StepContext, Wait
-from shared.runs.models import NewLog, NewStep, Records, RunView, Step, StepResult
+from shared.runs.engine import Decision, Done, Fail, Finish, Outcome, Snapshot, StartSteps, StepContext, Wait
+from shared.runs.models import NewLog, NewStep, Records, RunView, Step, StepError, StepResult
 
 Perform = Callable[[Step, StepContext], Awaitable[Outcome]]
 
 
 @dataclass
 class Progress:
-    """Which steps are known and how each ended."""
+    """Which steps are known and with what error each ended, None if it completed."""
 
     known: set[str] = field(default_factory=set)
-    results: dict[str, StepResult] = field(default_factory=dict)
+    results: dict[str, StepError | None] = field(default_factory=dict)
 
 
 class ListEngine:
     """Performs a list of steps, `width` at a time, then finishes; a failed step fails the run."""
 
     name = "list"
+    snapshot_version = 1
 
     def __init__(self, steps: list[NewStep], perform: Perform | None = None, *, width: int = 1) -> None:
         self.steps = steps
         self.width = width
         self.performed: list[tuple[str, int, str]] = []
         """Every performance: (key, attempt, effect_key)."""
+        self.opened: list[RunView] = []
+        """Every view that a state was built from."""
         self._perform = perform
 
     def open(self, view: RunView) -> Progress:
+        self.opened.append(view)
         state = Progress()
+        if view.snapshot is not None:
+            for key, error in view.snapshot["ended"]:
+                state.results[key] = None if error is None else StepError.from_json(error)
+            state.known.update(state.results)
         for result in view.results:
             state = self.apply(state, result)
         return state
@@ -44,13 +52,17 @@ class ListEngine:
 
     def apply(self, state: Progress, result: StepResult) -> Progress:
         state.known.add(result.step.key)
-        state.results[result.step.key] = result
+        state.results[result.step.key] = result.step.error if result.failed else None
         return state
 
+    def snapshot(self, state: Progress) -> Snapshot | None:
+        ended = [[key, None if error is None else error.to_json()] for key, error in state.results.items()]
+        return Snapshot({"ended": ended})
+
     def decide(self, state: Progress) -> Decision:
-        failed = next((result for result in state.results.values() if result.failed), None)
-        if failed is not None and failed.step.error is not None:
-            return Fail(failed.step.error)
+        failed = next((error for error in state.results.values() if error is not None), None)
+        if failed is not None:
+            return Fail(failed)
         if len(state.results) == len(self.steps):
             return Finish({"keys": sorted(state.results)})
         running = len(state.known) - len(state.results)
