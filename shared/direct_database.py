@@ -21,6 +21,10 @@ from shared.runs.models import Json
 
 CONNECT_SECONDS = 5.0  # how long a call waits for a connection before it says that the database is away
 CALL_SECONDS = 30.0  # how long a call may take; a half-open connection would otherwise hang it for hours
+# The session's own limits. A call that waits for a lock keeps others' rows locked meanwhile, and their leases (15 s)
+# run on; what is cut off here is rolled back, and the worker finds out whose row it was.
+STATEMENT_SECONDS = 20.0
+LOCK_SECONDS = 2.0
 
 
 def _dumps(value: Json) -> bytes:
@@ -30,7 +34,8 @@ def _dumps(value: Json) -> bytes:
 class DirectDatabase:
     """A pool of connections as service_role. Open it with `async with`, or `open` and `close`."""
 
-    def __init__(self, url: str, *, connections: int = 4) -> None:
+    def __init__(self, url: str, *, connections: int = 6) -> None:
+        """A worker makes up to five calls at a time; one that hangs must not keep its heartbeat from a connection."""
         self.url = url
         self._statements: dict[tuple[str, tuple[str, ...]], sql.Composed] = {}
         self._pool = AsyncConnectionPool(
@@ -48,7 +53,9 @@ class DirectDatabase:
                 "connect_timeout": 5,
                 "keepalives_idle": 10,
                 "tcp_user_timeout": 20_000,  # milliseconds
-                "options": "-c role=service_role",  # whoever logs in lays down his own rights
+                # Whoever logs in lays down his own rights.
+                "options": f"-c role=service_role -c statement_timeout={STATEMENT_SECONDS:g}s"
+                f" -c lock_timeout={LOCK_SECONDS:g}s",
             },
         )
 
@@ -78,12 +85,8 @@ class DirectDatabase:
             raise DatabaseUnavailable(
                 f"{function!r} took longer than {CALL_SECONDS:g} seconds", details="timeout"
             ) from error
-        except (ValueError, RecursionError) as error:
-            raise AppError(f"The answer of {function!r} cannot be read") from error
-        except psycopg.DataError as error:
-            if error.sqlstate is not None:
-                raise _translated(error, function) from error
-            raise AppError(f"An argument of {function!r} cannot be sent") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise AppError(f"What was sent to or answered by {function!r} is no JSON") from error
         except psycopg.Error as error:
             raise _translated(error, function) from error
         return None if row is None else cast("Json", row[0])
@@ -116,10 +119,12 @@ def _adapt(value: Json) -> object:
 
 def _translated(error: psycopg.Error, function: str) -> AppError:
     if isinstance(error, PoolTimeout):
-        return DatabaseUnavailable("The database does not answer")
+        return DatabaseUnavailable("The database does not answer", details="no connection")
     diagnostics = error.diag
     if error.sqlstate is None:
-        return DatabaseUnavailable(f"The connection was lost while calling {function!r}")
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            return DatabaseUnavailable(f"The connection was lost while calling {function!r}", details="lost")
+        return AppError(f"An argument of {function!r} cannot be sent")
     return error_for(
         error.sqlstate,
         diagnostics.message_primary or "The database refused the call",

@@ -205,7 +205,10 @@ class UpstreamRefused(Upstream):
 
 
 class DatabaseUnavailable(AppError):
-    """The database cannot be reached or is restarting."""
+    """The database cannot be reached, is restarting, or has no room, time or connection for this call.
+
+    Nobody may repeat a person's call on account of it: where the answer was lost, the call may have taken effect.
+    """
 
     code = "database_unavailable"
     status = 503
@@ -245,10 +248,14 @@ _BY_SQLSTATE: Final[dict[str, type[AppError]]] = {
     "22003": InvalidInput,  # a number out of range
     "22008": InvalidInput,  # a time out of range
     "22P05": InvalidInput,  # a character that cannot be stored
-    "40001": DatabaseUnavailable,  # serialization failure: rolled back, so safe to repeat
-    "40P01": DatabaseUnavailable,  # deadlock victim: rolled back, so safe to repeat
-    "55P03": DatabaseUnavailable,  # lock not available
+    "25006": DatabaseUnavailable,  # read-only: a failover put us on the standby, or the disk filled up
+    "25P04": DatabaseUnavailable,  # transaction timeout: rolled back
+    "40001": DatabaseUnavailable,  # serialization failure: rolled back
+    "40003": DatabaseUnavailable,  # whether the statement completed is not known
+    "40P01": DatabaseUnavailable,  # deadlock victim: rolled back
+    "55P03": DatabaseUnavailable,  # lock not available: rolled back
     "57014": DatabaseUnavailable,  # statement timeout: rolled back
+    "58030": DatabaseUnavailable,  # the database's disk fails
     "PGRST000": DatabaseUnavailable,
     "PGRST001": DatabaseUnavailable,
     "PGRST002": DatabaseUnavailable,

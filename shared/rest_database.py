@@ -17,6 +17,8 @@ from shared.errors import AppError, DatabaseUnavailable, error_for
 from shared.runs.models import Json, JsonObject
 
 _HTTP_STATUS = re.compile(r"[1-5]\d\d")  # what postgrest-py puts for a code when a proxy answered
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_UNKNOWN = "Whether the call took effect is not known: look first, or repeat it with the same Idempotency-Key"
 
 
 class Query(Protocol):
@@ -80,14 +82,17 @@ async def _data(query: Query) -> Json:
     except httpx.InvalidURL as exc:
         raise AppError("The request to the database could not be made") from exc
     except httpx.HTTPError as exc:
-        raise DatabaseUnavailable("The database does not answer", details=type(exc).__name__) from exc
+        hint = None if isinstance(exc, _NOT_SENT) else _UNKNOWN
+        raise DatabaseUnavailable("The database does not answer", details=type(exc).__name__, hint=hint) from exc
+    except (TypeError, ValueError) as exc:
+        raise AppError("What was sent or answered is no JSON") from exc
 
 
 def _error(exc: APIError) -> AppError:
     code = exc.code or ""
     if _HTTP_STATUS.fullmatch(code):
         if int(code) >= 500 or code == "429":
-            return DatabaseUnavailable("The database is not available", details=f"HTTP {code}")
+            return DatabaseUnavailable("The database is not available", details=f"HTTP {code}", hint=_UNKNOWN)
         return AppError(f"The database refused the call (HTTP {code})")
     return error_for(code, exc.message or "", details=_text(exc.details), hint=exc.hint)
 

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from shared.crash_points import crash_point
 from shared.errors import AppError, DatabaseUnavailable
 from shared.runs.backoff import backoff_seconds
+from shared.runs.bounds import refusal_of_input, refusal_of_output
 from shared.runs.engine import Decision, Engine, Fail, Finish, Outcome, StartSteps, Wait
 from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunId, RunView, Step, StepError, StepResult
 from shared.runs.open_steps import OpenSteps
@@ -150,6 +151,9 @@ class Execution:
                 # Only an executing run completes; the decision is the same once that is committed.
                 return self._advance(finished, status=RunStatus.EXECUTING)
             case Finish(output, logs):
+                refused = refusal_of_output(output)
+                if refused is not None:
+                    return await self._fail(finished, refused, logs)
                 finished += await self._rest_of_results()
                 return self._advance(finished, logs=logs, status=RunStatus.COMPLETED, output=output)
             case Fail(error, logs):
@@ -203,7 +207,8 @@ class Execution:
                 )
         if self._step_count + new > self._run.max_steps:
             return StepError("max_steps", f"The run reached its limit of {self._run.max_steps} steps")
-        return None
+        refused = (refusal_of_input(step.name, step.input) for step in wanted[:new])
+        return next((refusal for refusal in refused if refusal is not None), None)
 
     def _resting(self, finished: tuple[FinishStep, ...], logs: tuple[NewLog, ...]) -> Advance:
         """Nothing runs and nothing starts: a wait costs no lease and no process."""

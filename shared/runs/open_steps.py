@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 Performance = Callable[[Step, Meter], Coroutine[Any, Any, Outcome]]
 INTERRUPT_SECONDS: Final = 10.0  # what a cancelled step may take to go; after that nobody waits for it
+MAX_UNCOMMITTED: Final = 16  # results in memory; a database that takes them slower than they come slows the steps down
 
 
 class OpenSteps:
@@ -31,6 +32,7 @@ class OpenSteps:
         self._perform = perform
         self._woken = woken
         self._slots = asyncio.Semaphore(parallel)
+        self._room = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._recorded: dict[int, Step] = {}
         self._due_at: dict[int, float] = {}
@@ -79,6 +81,7 @@ class OpenSteps:
             now = self._recorded.get(number)
             if now is not None and now.attempt == step.attempt and _is_performed(now):
                 self._outcomes[number] = (step, outcome)
+        self._room.set()
         for step in recorded:
             self._recover(step, first=first)
 
@@ -108,6 +111,9 @@ class OpenSteps:
 
     async def _perform_one(self, step: Step) -> None:
         async with self._slots:
+            while len(self._outcomes) + len(self._in_hand) >= MAX_UNCOMMITTED:
+                self._room.clear()
+                await self._room.wait()
             outcome = await self._perform(step, self._meters[step.step_no])
         self._tasks.pop(step.step_no, None)
         self._outcomes[step.step_no] = (step, outcome)
@@ -166,6 +172,7 @@ class OpenSteps:
     def committed(self) -> None:
         """The advance that carried what was taken has won, or will never win: forget it."""
         self._in_hand.clear()
+        self._room.set()
 
     def _settle(self, step: Step, finish: FinishStep) -> None:
         if finish.status.ended:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from shared.crash_points import crash_point
-from shared.errors import AppError
+from shared.errors import AppError, DatabaseUnavailable, RetryLater, UpstreamTimeout
+from shared.runs.backoff import backoff_seconds
+from shared.runs.bounds import recordable
 from shared.runs.engine import Done, Engine, Failed, Outcome
 from shared.runs.models import Artifact, Run, Step, StepError, StepResult
 from shared.runs.results import Results
@@ -20,6 +22,8 @@ from shared.runs.store import RunStore
 log = logging.getLogger(__name__)
 
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
+
+Read = TypeVar("Read")
 
 
 class Meter:
@@ -67,10 +71,21 @@ class Context:
         self.meter.read(micro_credits)
 
     async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
-        return await self._store.artifacts(self._run.id, names) if names else {}
+        return await _patiently(lambda: self._store.artifacts(self._run.id, names)) if names else {}
 
     async def results(self, step_nos: tuple[int, ...]) -> Mapping[int, StepResult]:
-        return await self._results.load(step_nos)
+        return await _patiently(lambda: self._results.load(step_nos))
+
+
+async def _patiently(read: Callable[[], Awaitable[Read]]) -> Read:
+    """Read again while the database is away, until the step's time is up: that is no failure of the step."""
+    failures = 0
+    while True:
+        try:
+            return await read()
+        except DatabaseUnavailable:
+            failures += 1
+            await asyncio.sleep(min(5.0, backoff_seconds(failures) / 4))
 
 
 async def perform(engine: Engine[Any], state: object, step: Step, context: Context) -> Outcome:
@@ -83,27 +98,35 @@ async def perform(engine: Engine[Any], state: object, step: Step, context: Conte
     try:
         async with asyncio.timeout(step.timeout_seconds):
             outcome = await engine.perform(state, step, context)
-    except TimeoutError:
-        if step.effect == "effectful":
-            return Failed(unknown_outcome(step), credits=context.meter.used)
-        return Failed(
-            StepError("step_timeout", f"{step.name} took longer than {step.timeout_seconds:g} seconds", retryable=True),
-            credits=context.meter.used,
-        )
-    except AppError as error:
-        return Failed(
-            StepError(error.code, error.message, retryable=error.retryable),
-            credits=context.meter.used,
-            retry_after_seconds=getattr(error, "retry_after_seconds", None),
-        )
-    except Exception:  # the executor's one stage: a tool's bug fails its step, not the worker
-        log.exception("step.crashed run_id=%s step_no=%d kind=%s", context.run.id, step.step_no, step.kind)
-        return Failed(
-            StepError("internal", f"{step.name} failed by an unexpected error; the operator's log has it"),
-            credits=context.meter.used,
-        )
-    crash_point("after_perform")
-    return _within_bound(outcome, step)
+        crash_point("after_perform")
+        return recordable(_within_bound(outcome, step), step)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return _failed(error, step, context)  # nobody cancelled the step: something within it cancelled itself
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the executor's one stage: a bug fails its step alone
+        return _failed(error, step, context)
+
+
+def _failed(error: BaseException, step: Step, context: Context) -> Outcome:
+    used = context.meter.used
+    match error:
+        case TimeoutError() | UpstreamTimeout() | DatabaseUnavailable() if step.effect == "effectful":
+            return Failed(unknown_outcome(step), credits=used)
+        case TimeoutError():
+            late = f"{step.name} took longer than {step.timeout_seconds:g} seconds"
+            return Failed(StepError("step_timeout", late, retryable=True), credits=used)
+        case AppError():
+            failure = StepError(error.code, error.message, retryable=error.retryable)
+            pause = error.retry_after_seconds if isinstance(error, RetryLater) else None
+            return recordable(Failed(failure, credits=used, retry_after_seconds=pause), step)
+        case _:
+            log.error(
+                "step.crashed run_id=%s step_no=%d kind=%s", context.run.id, step.step_no, step.kind, exc_info=error
+            )
+            bug = f"{step.name} failed by an unexpected error; the operator's log has it"
+            return Failed(StepError("internal", bug), credits=used)
 
 
 def unknown_outcome(step: Step) -> StepError:

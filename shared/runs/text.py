@@ -62,6 +62,21 @@ def _nearest_float(value: int) -> float | None:
         return None
 
 
+def json_bytes(value: Json) -> int:
+    """How many bytes of JSON the value is once it is storable.
+
+    Raises:
+        ValueError: as `storable`.
+    """
+    try:
+        raw = orjson.dumps(value)
+    except TypeError:  # most often a surrogate or a long integer
+        return len(orjson.dumps(storable(value)))
+    if raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH:
+        storable(value)  # it may be nested too deep
+    return len(raw)
+
+
 def bounded_text(text: str, limit: int) -> str:
     """At most `limit` bytes of UTF-8, cut at a character, with a mark where something was cut."""
     encoded = storable(text).encode()

@@ -20,6 +20,7 @@ from shared.crash_points import crash_point
 from shared.errors import AppError, DatabaseUnavailable, Forbidden, Unauthenticated
 from shared.runs.advancer import Advancer
 from shared.runs.backoff import backoff_seconds
+from shared.runs.deltas import Deltas
 from shared.runs.engine import Engine
 from shared.runs.execution import Execution
 from shared.runs.models import RunId
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.2  # deltas at most five a second, tails of log lines soon after their burst
 MAX_CLAIM: Final = 100
+SUSPECT_ATTEMPTS: Final = 2  # a run that lost its worker so often in a row may be what kills it
 DEADLINE_MARGIN_SECONDS: Final = 1.0  # kept back of a time budget for the last commits
 
 
@@ -87,8 +89,9 @@ class Worker:
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._advancer = Advancer(store, lease_seconds=self.options.lease_seconds)
-        self._deltas: list[Delta] = []
+        self._deltas = Deltas()
         self._unsent: set[RunId] = set()
+        self._suspects: set[RunId] = set()
         self._next_due: float | None = None
         self._until = float("inf")
         self._failures = 0
@@ -142,10 +145,13 @@ class Worker:
     # -- Host ---------------------------------------------------------------------------------------------------
 
     async def submit(self, item: Advance) -> Advanced:
-        return await self._advancer.submit(item)
+        answer = await self._advancer.submit(item)
+        if answer.won and item.run_id in self._suspects and any(step.status.ended for step in item.finish):
+            self._cleared(item.run_id)
+        return answer
 
     def emit(self, delta: Delta) -> None:
-        self._deltas.append(delta)
+        self._deltas.add(delta)
 
     def unsent(self, run_id: RunId) -> None:
         self._unsent.add(run_id)
@@ -164,6 +170,8 @@ class Worker:
             free = min(MAX_CLAIM, self.options.concurrency - len(self._executions))
             if self._beats_failed:
                 free = 0  # who cannot keep what he holds takes no more, least of all his own expired runs
+            if self._suspects:
+                free = 0  # should it kill us, it takes nobody along who was not here before
             claimed = await self._claim(free) if free > 0 else 0
             if until_idle and claimed == 0 and not self._executions and self._failures == 0:
                 return
@@ -198,6 +206,9 @@ class Worker:
         self._next_due = None if claim.next_in_seconds is None else loop.time() + claim.next_in_seconds
         for view in claim.views:
             await self._abandon(view.run.id)
+            if view.run.attempt >= SUSPECT_ATTEMPTS:
+                log.warning("run.suspect run_id=%s attempt=%d", view.run.id, view.run.attempt)
+                self._suspects.add(view.run.id)
             execution = Execution(view, self._engines[view.run.engine], self)
             self._executions[view.run.id] = execution
             task = self._driving[view.run.id] = loop.create_task(self._drive(execution))
@@ -211,6 +222,12 @@ class Worker:
         if old is not None:
             old.cancel()
             await asyncio.gather(old, return_exceptions=True)
+
+    def _cleared(self, run_id: RunId) -> None:
+        """A suspect has come further, or is gone: others may be claimed again."""
+        if run_id in self._suspects:
+            self._suspects.discard(run_id)
+            self._woken.set()
 
     async def _rest(self) -> None:
         """Wait for a wake, a free slot, the next timer or the poll."""
@@ -238,6 +255,7 @@ class Worker:
             if self._executions.get(execution.run_id) is execution:
                 del self._executions[execution.run_id]
                 del self._driving[execution.run_id]
+                self._cleared(execution.run_id)
             self.left["lost" if status is None else status.value] += 1
         if execution.resumes_in is not None:
             due = asyncio.get_running_loop().time() + execution.resumes_in
@@ -276,7 +294,7 @@ class Worker:
 
     async def _tick_once(self) -> None:
         """Send model output and the tails of log lines. Losing them costs a viewer a moment, never the run."""
-        deltas, self._deltas = _joined(self._deltas), []
+        deltas = self._deltas.take()
         unsent, self._unsent = sorted(self._unsent), set()
         try:
             if deltas:
@@ -285,19 +303,3 @@ class Worker:
                 await self.store.flush_logs(unsent)
         except (AppError, ValueError) as error:
             log.warning("tick.failed deltas=%d runs=%d error=%s", len(deltas), len(unsent), type(error).__name__)
-
-
-def _joined(deltas: list[Delta]) -> list[Delta]:
-    """Adjacent pieces of one step's text as one, so that a run sends at most one message a tick and step."""
-    joined: dict[tuple[RunId, int, int], Delta] = {}
-    for delta in deltas:
-        key = (delta.run_id, delta.step_no, delta.attempt)
-        first = joined.get(key)
-        joined[key] = (
-            delta
-            if first is None
-            else Delta(
-                first.run_id, delta.lease_id, first.step_no, first.attempt, first.offset, first.text + delta.text
-            )
-        )
-    return list(joined.values())

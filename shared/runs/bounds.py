@@ -1,0 +1,148 @@
+"""How much a step may leave behind, and what cannot be recorded at all.
+
+An outcome is cleaned here, once, before anybody sees it, so that the engine decides on what the rows will say. What is
+over a limit fails its step with the size and the limit, and never reaches the database.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, cast
+
+import orjson
+
+from shared.runs.engine import Done, Failed, HumanRequest, Outcome, Waiting
+from shared.runs.models import Json, JsonObject, NewArtifact, NewMessage, NewPlan, Records, Step, StepError
+from shared.runs.text import bounded_metadata, bounded_text, json_bytes, storable
+
+RESULT_BYTES: Final = 2 * 1024 * 1024  # all that one attempt leaves: output, messages, plans, files, log lines
+ARTIFACT_BYTES: Final = 64 * 1024  # one file, UTF-8; the table holds no larger one
+INPUT_BYTES: Final = 256 * 1024  # a step's input holds references; text belongs to messages and artifacts
+LONGEST_WAIT_SECONDS: Final = 1e9  # a lifetime of a run; longer ones overflow a timestamp some day
+ERROR_MESSAGE_BYTES: Final = 8 * 1024
+ERROR_DETAILS_BYTES: Final = 16 * 1024
+TOO_LARGE: Final = "result_too_large"
+UNSTORABLE: Final = "unstorable"
+
+_NO_RECORDS: Final = Records()
+
+
+class TooLarge(ValueError):  # noqa: N818 - the name says what is wrong
+    """It can be stored, but there is too much of it; the message names the size and the limit."""
+
+
+def recordable(outcome: Outcome, step: Step) -> Outcome:
+    """The outcome as it will be read again from its rows, or the step's failure when it cannot be recorded.
+
+    Credits stay: the attempt cost what it cost.
+    """
+    try:
+        clean = _clean(outcome)
+        _check_size(clean)
+    except ValueError as problem:
+        code = TOO_LARGE if isinstance(problem, TooLarge) else UNSTORABLE
+        error = StepError(code, f"The result of {step.name} cannot be recorded: {problem}")
+        if isinstance(outcome, Failed):  # the failure itself is known; what came with it is not kept
+            error = replace(_bounded(outcome.error), details={"unrecorded": error.message})
+        return Failed(error, credits=outcome.credits)
+    return clean
+
+
+def refusal_of_output(output: JsonObject) -> StepError | None:
+    """Why a run may not end with this output."""
+    return _refusal("The run's output", output, RESULT_BYTES)
+
+
+def refusal_of_input(name: str, value: JsonObject) -> StepError | None:
+    """Why a step of this name may not be started with this input."""
+    return _refusal(f"The input of {name}", value, INPUT_BYTES)
+
+
+def _refusal(what: str, value: JsonObject, limit: int) -> StepError | None:
+    try:
+        _check(what, json_bytes(value), limit)
+    except TooLarge as problem:
+        return StepError(TOO_LARGE, str(problem))
+    except ValueError as problem:
+        return StepError(UNSTORABLE, f"{what} cannot be recorded: {problem}")
+    return None
+
+
+def _clean(outcome: Outcome) -> Outcome:
+    records = outcome.records if outcome.records == _NO_RECORDS else _clean_records(outcome.records)
+    match outcome:
+        case Done(output, _, credits_):
+            return Done(_object(output), records, credits_)
+        case Failed(error, _, credits_, retry_after):
+            return Failed(_bounded(error), records, credits_, None if retry_after is None else _seconds(retry_after))
+        case Waiting(on, _, credits_):
+            return Waiting(_question(on) if isinstance(on, HumanRequest) else _seconds(on), records, credits_)
+
+
+def _question(asked: HumanRequest) -> HumanRequest:
+    return HumanRequest(storable(asked.prompt), asked.kind, tuple(storable(option) for option in asked.options))
+
+
+def _clean_records(records: Records) -> Records:
+    return Records(
+        logs=records.logs,  # bounded where they are written; no engine reads them
+        messages=tuple(NewMessage(one.role, _list(one.content)) for one in records.messages),
+        artifacts=tuple(
+            NewArtifact(storable(one.name), storable(one.content), one.content_type) for one in records.artifacts
+        ),
+        plans=tuple(NewPlan(storable(one.goal), _list(one.phases), storable(one.reason)) for one in records.plans),
+    )
+
+
+def _object(value: object) -> JsonObject:
+    if not isinstance(value, dict):  # an engine's own tool may return what it likes
+        raise ValueError(f"the output is {type(value).__name__}, no object")  # noqa: TRY004 - what `recordable` takes
+    return storable(cast("JsonObject", value))
+
+
+def _list(value: list[Json]) -> list[Json]:
+    return storable(value)
+
+
+def _seconds(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} seconds come to no end")
+    return min(max(0.0, value), LONGEST_WAIT_SECONDS)
+
+
+def _bounded(error: StepError) -> StepError:
+    details: JsonObject | None
+    try:
+        details = None if error.details is None else bounded_metadata(error.details, ERROR_DETAILS_BYTES)
+    except ValueError as problem:
+        details = {"unrecorded": str(problem)}
+    return StepError(error.code, bounded_text(error.message, ERROR_MESSAGE_BYTES), error.retryable, details)
+
+
+def _check_size(outcome: Outcome) -> None:
+    size = 0
+    if isinstance(outcome, Done):
+        size += len(orjson.dumps(outcome.output))
+    elif isinstance(outcome, Waiting) and isinstance(outcome.on, HumanRequest):
+        size += _lengths((outcome.on.prompt, *outcome.on.options))
+    records = outcome.records
+    for artifact in records.artifacts:
+        length = len(artifact.content.encode())
+        _check(f"the file {artifact.name[:200]}", length, ARTIFACT_BYTES)
+        size += length
+    size += sum(len(orjson.dumps(message.content)) for message in records.messages)
+    size += sum(len(orjson.dumps(plan.phases)) + _lengths((plan.goal, plan.reason or "")) for plan in records.plans)
+    # A line is cut to its own bound later; a flood of lines is not.
+    size += sum(200 + min(len(line.message), ERROR_MESSAGE_BYTES) for line in records.logs)
+    _check("all of it", size, RESULT_BYTES)
+
+
+def _lengths(texts: Sequence[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
+
+
+def _check(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(f"{what} has {size} bytes, and {limit} is the most")
