@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from uuid import UUID, uuid4
 
@@ -19,6 +18,7 @@ async def queue_runs(url: str, count: int) -> list[UUID]:
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute("insert into auth.users (id, email) values (%s, %s)", [user_id, f"{user_id}@x.test"])
         await connection.execute("select public.grant_credits(%s, 1000000000)", [user_id])
+        await connection.execute("select public.set_tier(%s, 'scale')", [user_id])  # limits that are not reached
         claims = json.dumps({"sub": str(user_id), "role": "authenticated"})
         await connection.execute("select set_config('request.jwt.claims', %s, false)", [claims])
         request = json.dumps({"engine": "bench", "input": {}, "autostart": True, "max_steps": 10_000})
@@ -27,6 +27,4 @@ async def queue_runs(url: str, count: int) -> list[UUID]:
             row = await (await connection.execute("select public.create_run(%s)", [request])).fetchone()
             assert row is not None
             ids.append(UUID(row[0]["run_id"]))
-        await connection.execute("checkpoint")
-    await asyncio.sleep(0.2)  # the consumer reads what the preparation wrote
     return ids

@@ -1,10 +1,12 @@
-"""Our worker with a no-op engine: decide, record, perform, record."""
+"""Runbase over the direct wire: one worker with a no-op engine: decide, record, perform, record."""
 
 from __future__ import annotations
 
 import time
 
+from bench.contender import check, contend, settle
 from bench.work import LEASE_SECONDS, STEP_BOUND, STEP_COST, queue_runs
+from shared.database import Database
 from shared.direct_database import DirectDatabase
 from shared.runs.engine import Decision, Done, Finish, Outcome, StartSteps, StepContext, Wait
 from shared.runs.models import NewLog, NewStep, Records, RunView, Step, StepResult
@@ -59,13 +61,37 @@ class NoOpEngine:
 
 
 async def worker(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
-    """Seconds from the first claim to the last end."""
-    await queue_runs(url, runs)
     async with DirectDatabase(url) as database:
-        options = WorkerOptions(concurrency=at_a_time, lease_seconds=LEASE_SECONDS)
-        contender = Worker(RunStore(database), {"bench": NoOpEngine(steps)}, options=options)
-        start = time.perf_counter()
-        await contender.run(until_idle=True)
-        seconds = time.perf_counter() - start
-    assert contender.left == {"completed": runs}, contender.left
+        return await drained(database, url, runs=runs, steps=steps, at_a_time=at_a_time)
+
+
+async def drained(database: Database, url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+    """Seconds from the first claim to the last end, over this wire; `url` is for whoever queues the runs."""
+    await queue_runs(url, at_a_time)
+    await _drain(database, runs=at_a_time, steps=1, at_a_time=at_a_time)
+    await queue_runs(url, runs)
+    await settle(url)
+
+    start = time.perf_counter()
+    await _drain(database, runs=runs, steps=steps, at_a_time=at_a_time)
+    seconds = time.perf_counter() - start
+
+    await check(
+        url,
+        "select (select count(*) from agent_steps where status = 'completed'),"
+        " (select count(*) from agent_runs where status = 'completed')",
+        runs * steps + at_a_time,
+        runs + at_a_time,
+    )
     return seconds
+
+
+async def _drain(database: Database, *, runs: int, steps: int, at_a_time: int) -> None:
+    options = WorkerOptions(concurrency=at_a_time, lease_seconds=LEASE_SECONDS)
+    worker = Worker(RunStore(database), {"bench": NoOpEngine(steps)}, options=options)
+    await worker.run(until_idle=True)
+    assert worker.left == {"completed": runs}, worker.left
+
+
+if __name__ == "__main__":
+    contend(worker)

@@ -1,0 +1,25 @@
+"""Options that every measurement has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def common() -> argparse.ArgumentParser:
+    """To be a parent of each measurement's own parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds of each measurement (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument(
+        "--assert", dest="strict", action="store_true", help="exit with 1 if a budget is missed, and say which"
+    )
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number from one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

@@ -1,0 +1,61 @@
+"""DBOS: a workflow a run, called directly by as many threads as runs go at a time.
+
+That is faster than its queue and than its coroutines, which hand every statement to a thread. Connections are not
+asked whether they still live before each use.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from dbos import DBOS, DBOSConfig
+
+from bench.contender import check, contend, settle
+
+MAX_CONNECTIONS = 20
+
+
+@DBOS.step()
+def noop() -> dict[str, bool]:
+    return {"ok": True}
+
+
+@DBOS.workflow()
+def run(steps: int) -> dict[str, int]:
+    for _ in range(steps):
+        noop()
+    return {"steps": steps}
+
+
+async def dbos(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+    config: DBOSConfig = {
+        "name": "bench",
+        "system_database_url": url,
+        "sys_db_pool_size": min(at_a_time, MAX_CONNECTIONS),
+        "db_engine_kwargs": {"pool_pre_ping": False},
+        "log_level": "ERROR",
+    }
+    DBOS(config=config)
+    DBOS.launch()
+    with ThreadPoolExecutor(at_a_time) as threads:
+        list(threads.map(run, [1] * at_a_time))
+        await settle(url)
+
+        start = time.perf_counter()
+        list(threads.map(run, [steps] * runs))
+        seconds = time.perf_counter() - start
+
+    DBOS.destroy()
+    await check(
+        url,
+        "select (select count(*) from dbos.operation_outputs),"
+        " (select count(*) from dbos.workflow_status where status = 'SUCCESS')",
+        runs * steps + at_a_time,
+        runs + at_a_time,
+    )
+    return seconds
+
+
+if __name__ == "__main__":
+    contend(dbos)
