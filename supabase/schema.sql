@@ -413,7 +413,7 @@ CREATE FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit int
     AS $$
 declare
   v_run public.agent_runs;
-  v_places record;
+  v_ids bigint[];
   v_slot_id bigint;
 begin
   for v_run in
@@ -421,12 +421,12 @@ begin
     where r.status = 'queued' and r.held_for is null and r.available_at <= p_now
     order by r.available_at, r.id limit p_limit for update skip locked
   loop
-    continue when
-      (select count(*) from (select from private.slots s where s.id = any (v_run.slot_ids) for update skip locked) x)
-      < (select count(*) from private.slots s where s.id = any (v_run.slot_ids));
-    select * into v_places from private.take_places(v_run);
+    v_ids := private.slots_of(v_run);
+    continue when cardinality(v_ids) > (
+      select count(*) from (select from private.slots s where s.id = any (v_ids) for update skip locked) x);
+    select * into v_run.slot_ids, v_run.fair_tag, v_run.held_for from private.take_places_of(v_run, v_ids);
     update public.agent_runs r
-      set slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
+      set slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
       where r.id = v_run.id;
   end loop;
   for v_slot_id in
@@ -610,7 +610,7 @@ begin
           fair_tag = null, held_for = null
       where id = p_run_id;
     if v_run.held_for = 0 then
-      perform private.give_places(v_run.slot_ids);
+      perform private.give_places(v_run.slot_ids, v_run.slot_ids[1:1]);
     end if;
     perform private.append_line(array[p_run_id], 'state_transition', array[format('%s -> paused', v_run.status)],
       array[jsonb_build_object('from', v_run.status, 'to', 'paused')]);
@@ -727,6 +727,17 @@ begin
   return v_answer;
 end $_$;
 
+CREATE FUNCTION private.draw_tag(p_slot_id bigint) RETURNS bigint
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  update private.slots s
+    set fair_tag = greatest(s.fair_tag, (select v.last_value from private.fair_time v)) + 1000000 / t.share
+    from public.accounts a join private.tiers t on t.name = a.tier
+    where s.id = p_slot_id and a.id = s.account_id
+    returning s.fair_tag - 1000000 / t.share
+$$;
+
 CREATE FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_status, p_errors jsonb[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -735,11 +746,13 @@ declare
   v_now timestamptz := private.clock();
   v_from text[];
   v_places bigint[];
+  v_unused bigint[];
 begin
   if cardinality(p_run_ids) = 0 then
     return;
   end if;
-  select array_agg(u.id) into v_places
+  select array_agg(u.id), array_agg(u.id) filter (where r.status = 'queued' and u.id = r.slot_ids[1])
+    into v_places, v_unused
     from public.agent_runs r, unnest(r.slot_ids) as u (id) where r.id = any (p_run_ids) and r.held_for = 0;
   select array_agg(r.status::text order by e.position) into v_from
     from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
@@ -751,7 +764,7 @@ begin
     where r.id = e.run_id;
   perform private.close_runs(p_run_ids);
   if v_places is not null then
-    perform private.give_places(v_places);
+    perform private.give_places(v_places, v_unused);
   end if;
   perform private.append_line(p_run_ids, 'state_transition',
     (select array_agg(format('%s -> %s', f, p_status)) from unnest(v_from) f),
@@ -790,7 +803,7 @@ begin
   end if;
 end $$;
 
-CREATE FUNCTION private.give_places(p_slot_ids bigint[]) RETURNS void
+CREATE FUNCTION private.give_places(p_slot_ids bigint[], p_unused bigint[] DEFAULT NULL::bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
@@ -801,6 +814,12 @@ begin
   update private.slots s set taken = s.taken - g.places
     from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
     where s.id = g.id;
+  if p_unused is not null then
+    update private.slots s set fair_tag = greatest(0, s.fair_tag - g.runs * 1000000 / t.share)
+      from (select u.id, count(*) as runs from unnest(p_unused) as u (id) group by u.id) g, public.accounts a
+      join private.tiers t on t.name = a.tier
+      where s.id = g.id and a.id = s.account_id;
+  end if;
   perform private.hand_on(v_ids);
 end $$;
 
@@ -857,50 +876,79 @@ CREATE FUNCTION private.hand_on(p_slot_ids bigint[]) RETURNS void
 declare
   v_slot_id bigint;
   v_run public.agent_runs;
-  v_locked bigint[];
+  v_locked integer;
   v_full bigint;
-  v_again boolean;
-  v_let_in boolean := false;
+  v_wake boolean := false;
 begin
   foreach v_slot_id in array p_slot_ids loop
-    v_again := false;
-    for v_try in 1 .. 20 loop
-      exit when (select s.taken >= private.places(s) from private.slots s where s.id = v_slot_id);
-      v_again := true;
+    for v_try in 1 .. 101 loop
+      exit when not (select private.has_room(s) from private.slots s where s.id = v_slot_id);
+      -- `held_for > 0` says nothing new to the reader, but it lets a plan for any slot use the partial index.
+      exit when not exists (
+        select from public.agent_runs r where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued');
       select * into v_run from public.agent_runs r
-        where r.held_for = v_slot_id and r.status = 'queued'
-        order by r.priority desc, r.fair_tag, r.id limit 1 for update skip locked;
-      if not found then
-        -- Somebody may just be at the one that waits.
-        v_again := exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued');
-        exit;
-      end if;
-      v_full := null;
-      if cardinality(v_run.slot_ids) > 1 then
-        v_run.slot_ids := private.slots_of(v_run);  -- one that nobody used may have been purged
-        select array_agg(s.id), min(s.id) filter (where s.taken >= private.places(s)) into v_locked, v_full
+        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+        order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
+      v_locked := 0;
+      if found then
+        v_run.slot_ids := private.slots_of(v_run);  -- its agent may have got a limit since
+        select count(*), min(s.id) filter (where not private.has_room(s)) into v_locked, v_full
           from (select * from private.slots o where o.id = any (v_run.slot_ids) for update skip locked) s;
-        exit when cardinality(v_locked) < cardinality(v_run.slot_ids);
+      end if;
+      if v_try > 100 or v_locked = 0 or v_locked < cardinality(v_run.slot_ids) then
+        update private.slots s set recheck = true where s.id = v_slot_id;
+        v_wake := true;
+        exit;
       end if;
       if v_full is null then
         update private.slots s set taken = s.taken + 1 where s.id = any (v_run.slot_ids);
-        v_let_in := true;
+        v_run.fair_tag := private.draw_tag(v_run.slot_ids[1]);
+        v_wake := true;
       end if;
-      update public.agent_runs r set held_for = coalesce(v_full, 0), slot_ids = v_run.slot_ids where r.id = v_run.id;
-      v_again := false;
+      update public.agent_runs r
+        set held_for = coalesce(v_full, 0), fair_tag = v_run.fair_tag, slot_ids = v_run.slot_ids
+        where r.id = v_run.id;
     end loop;
-    v_again := v_again or (
-      select s.taken < private.places(s)
-        and exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued')
-      from private.slots s where s.id = v_slot_id);
-    if v_again then
-      update private.slots s set recheck = true where s.id = v_slot_id and not s.recheck;
-    end if;
   end loop;
-  if v_let_in then
+  if v_wake then
     perform pg_notify('runbase_runs', '');
   end if;
 end $$;
+
+CREATE TABLE private.slots (
+    id bigint NOT NULL,
+    kind text NOT NULL,
+    account_id uuid NOT NULL,
+    key text NOT NULL,
+    places integer,
+    taken integer DEFAULT 0 NOT NULL,
+    fair_tag bigint DEFAULT 0 NOT NULL,
+    recheck boolean DEFAULT false NOT NULL,
+    CONSTRAINT slots_kind_check CHECK ((kind = ANY (ARRAY['account'::text, 'agent'::text, 'key'::text]))),
+    CONSTRAINT slots_places_check CHECK ((places > 0)),
+    CONSTRAINT slots_taken_check CHECK ((taken >= 0))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE private.slots IS 'Something that lets only so many runs go on at a time. Ids are from 1: held_for = 0 means not held.';
+
+COMMENT ON COLUMN private.slots.key IS 'Empty for an account, else the agent''s id or the concurrency key.';
+
+COMMENT ON COLUMN private.slots.places IS 'Null for an account: its tier says.';
+
+COMMENT ON COLUMN private.slots.taken IS 'Runs with held_for = 0 that have this slot in slot_ids.';
+
+COMMENT ON COLUMN private.slots.fair_tag IS 'Of an account: the tag of its next run, where V is not higher.';
+
+COMMENT ON COLUMN private.slots.recheck IS 'It may have room for a run that could not be let in at the time; the next claim looks.';
+
+CREATE FUNCTION private.has_room(p_slot private.slots) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select p_slot.taken < coalesce(p_slot.places, (
+    select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_slot.account_id))
+$$;
 
 CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) RETURNS jsonb
     LANGUAGE sql SECURITY DEFINER
@@ -938,24 +986,6 @@ CREATE FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes int
       then format('%s has a number beyond 1e308', p_name)
   end
 $_$;
-
-CREATE FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jsonb
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO ''
-    AS $$
-  select coalesce(jsonb_agg(jsonb_build_object('name', a.name, 'content', a.content, 'content_type', a.content_type)), '[]')
-  from (
-    select distinct on (name) name, content, content_type from public.agent_artifacts
-    where run_id = p_run_id and name = any (p_names) order by name, artifact_no desc
-  ) a
-$$;
-
-CREATE FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) RETURNS jsonb
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO ''
-    AS $$
-  select private.recorded_steps(p_run_id, 2147483647, array(select n::integer from jsonb_array_elements_text(p_step_nos) n))
-$$;
 
 CREATE TABLE public.agent_runs (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -1008,7 +1038,7 @@ CREATE TABLE public.agent_runs (
     CONSTRAINT agent_runs_credits_spent_check CHECK ((credits_spent >= 0)),
     CONSTRAINT agent_runs_engine_check CHECK ((engine ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
     CONSTRAINT agent_runs_finished_at_the_end CHECK (((status = ANY (ARRAY['completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status])) = (finished_at IS NOT NULL))),
-    CONSTRAINT agent_runs_in_the_queue CHECK ((((fair_tag IS NULL) = (held_for IS NULL)) AND ((held_for IS NULL) OR (status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'executing'::public.run_status]))) AND ((status <> ALL (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) OR (NOT (held_for IS DISTINCT FROM 0))))),
+    CONSTRAINT agent_runs_in_the_queue CHECK ((((fair_tag IS NULL) = (held_for IS DISTINCT FROM 0)) AND ((held_for IS NULL) OR (status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'executing'::public.run_status]))) AND ((status <> ALL (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) OR (NOT (held_for IS DISTINCT FROM 0))))),
     CONSTRAINT agent_runs_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
     CONSTRAINT agent_runs_lease_while_running CHECK ((((status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (lease_owner IS NULL)) AND ((lease_id IS NULL) = (lease_expires_at IS NULL)))),
     CONSTRAINT agent_runs_limit_has_a_key CHECK (((concurrency_key IS NULL) = (concurrency_limit IS NULL))),
@@ -1033,7 +1063,7 @@ COMMENT ON COLUMN public.agent_runs.priority IS 'Higher goes first among the acc
 
 COMMENT ON COLUMN public.agent_runs.concurrency_key IS 'At most concurrency_limit runs of the account with this key go on at a time.';
 
-COMMENT ON COLUMN public.agent_runs.fair_tag IS 'Its place in the order of claims: a start-time tag, given when it came up. Null while it does not queue.';
+COMMENT ON COLUMN public.agent_runs.fair_tag IS 'Its place in the order of claims: a start-time tag, given with its places. Null while it is held or does not queue.';
 
 COMMENT ON COLUMN public.agent_runs.held_for IS '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
 
@@ -1052,6 +1082,36 @@ COMMENT ON COLUMN public.agent_runs.credits_reserved IS 'The upper bounds of the
 COMMENT ON COLUMN public.agent_runs.log_seq IS 'The seq of the last log line; gap-free from 1.';
 
 COMMENT ON COLUMN public.agent_runs.broadcast_seq IS 'The seq of the last log line that was broadcast.';
+
+CREATE FUNCTION private.limits_of(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
+    SET search_path TO ''
+    AS $$
+  select p_run.account_id, 'account', '', null::integer
+  union all
+  select a.account_id, 'agent', a.id::text, a.max_concurrent_runs
+    from public.agents a where a.id = p_run.agent_id and a.max_concurrent_runs is not null
+  union all
+  select p_run.account_id, 'key', p_run.concurrency_key, p_run.concurrency_limit where p_run.concurrency_key is not null
+$$;
+
+CREATE FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_agg(jsonb_build_object('name', a.name, 'content', a.content, 'content_type', a.content_type)), '[]')
+  from (
+    select distinct on (name) name, content, content_type from public.agent_artifacts
+    where run_id = p_run_id and name = any (p_names) order by name, artifact_no desc
+  ) a
+$$;
+
+CREATE FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select private.recorded_steps(p_run_id, 2147483647, array(select n::integer from jsonb_array_elements_text(p_step_nos) n))
+$$;
 
 CREATE FUNCTION private.lock_my_run(p_run_id uuid, p_revision bigint) RETURNS public.agent_runs
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1124,41 +1184,6 @@ begin
   perform private.ensure_personal_account(new.id);
   return new;
 end $$;
-
-CREATE TABLE private.slots (
-    id bigint NOT NULL,
-    kind text NOT NULL,
-    account_id uuid NOT NULL,
-    key text NOT NULL,
-    places integer,
-    taken integer DEFAULT 0 NOT NULL,
-    fair_tag bigint DEFAULT 0 NOT NULL,
-    recheck boolean DEFAULT false NOT NULL,
-    CONSTRAINT slots_kind_check CHECK ((kind = ANY (ARRAY['account'::text, 'agent'::text, 'key'::text]))),
-    CONSTRAINT slots_places_check CHECK ((places > 0)),
-    CONSTRAINT slots_taken_check CHECK ((taken >= 0))
-)
-WITH (fillfactor='50');
-
-COMMENT ON TABLE private.slots IS 'Something that lets only so many runs go on at a time. Ids are from 1: held_for = 0 means not held.';
-
-COMMENT ON COLUMN private.slots.key IS 'Empty for an account, else the agent''s id or the concurrency key.';
-
-COMMENT ON COLUMN private.slots.places IS 'Null for an account: its tier says.';
-
-COMMENT ON COLUMN private.slots.taken IS 'Runs with held_for = 0 that have this slot in slot_ids.';
-
-COMMENT ON COLUMN private.slots.fair_tag IS 'Of an account: the tag of its next run.';
-
-COMMENT ON COLUMN private.slots.recheck IS 'It has room, and a run waits for it that could not be let in at the time.';
-
-CREATE FUNCTION private.places(p_slot private.slots) RETURNS integer
-    LANGUAGE sql STABLE
-    SET search_path TO ''
-    AS $$
-  select coalesce(p_slot.places, (
-    select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_slot.account_id))
-$$;
 
 CREATE FUNCTION private.prefer_by_priority(p_run_ids uuid[], p_engines text[]) RETURNS uuid[]
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1289,17 +1314,26 @@ CREATE FUNCTION private.recheck_slots() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
+declare
+  v_account_ids uuid[] := '{}';
 begin
-  case tg_table_name
-    when 'tiers' then
-      update private.slots s set recheck = true
-        where s.kind = 'account' and s.account_id in (select a.id from public.accounts a where a.tier = new.name);
-    when 'accounts' then
-      update private.slots s set recheck = true where s.kind = 'account' and s.account_id = new.id;
-    when 'agents' then
-      update private.slots s set recheck = true, places = coalesce(new.max_concurrent_runs, 2147483647)
-        where s.kind = 'agent' and s.account_id = new.account_id and s.key = new.id::text;
-  end case;
+  if tg_table_name = 'tiers' then
+    v_account_ids := array(select a.id from public.accounts a where a.tier = new.name);
+  elsif tg_table_name = 'accounts' then
+    v_account_ids := array[new.id];
+  elsif new.max_concurrent_runs is null then
+    update private.slots set places = 2147483647, recheck = true
+      where account_id = new.account_id and kind = 'agent' and key = new.id::text;
+  else
+    insert into private.slots (account_id, kind, key, places)
+      values (new.account_id, 'agent', new.id::text, new.max_concurrent_runs)
+      on conflict (account_id, kind, key) do update set places = excluded.places, recheck = true;
+  end if;
+  -- In the order of all: an operator must not make workers deadlock.
+  update private.slots set recheck = true where id in (
+    select s.id from private.slots s
+    where s.account_id = any (v_account_ids) and s.kind = 'account' order by s.id for update);
+  perform pg_notify('runbase_runs', '');
   return null;
 end $$;
 
@@ -1402,16 +1436,17 @@ begin
     values (p_run_id, v_run.account_id, v_request.step_no, 'user', jsonb_build_array(jsonb_build_object(
       'type', 'text', 'text',
       case jsonb_typeof(p_response) when 'string' then p_response #>> '{}' else p_response::text end)));
-  -- A run that waits for nothing but this comes up; one that is in the queue has its place already. A leased run keeps its
-  -- lease: the new revision makes its holder read the answer.
+  -- A run that is not in the queue comes up; one that is keeps its turn. A leased run keeps its lease: the new revision
+  -- makes its holder read the answer.
   if v_run.status in ('awaiting_input', 'queued') and v_run.held_for is null then
+    v_run.available_at := v_now;
     select t.slot_ids, t.fair_tag, t.held_for into v_run.slot_ids, v_run.fair_tag, v_run.held_for
       from private.take_places(v_run) t;
   end if;
   update public.agent_runs r
     set revision = r.revision + 1, updated_at = v_now, attempt = 0,
         status = case when r.status = 'awaiting_input' then 'queued' else r.status end,
-        available_at = case when r.status in ('awaiting_input', 'queued') then v_now else r.available_at end,
+        available_at = v_run.available_at,
         slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
     where r.id = p_run_id;
   perform private.append_line(array[p_run_id], 'info', array['A person answered'],
@@ -1565,25 +1600,13 @@ begin
 end $$;
 
 CREATE FUNCTION private.slots_of(p_run public.agent_runs) RETURNS bigint[]
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
     AS $$
-declare
-  v_ids bigint[];
-  v_missing integer;
-begin
-  loop
-    select array_agg(s.id order by w.kind), count(*) - count(s.id) into v_ids, v_missing
-      from private.wanted_slots(p_run) w
-      left join private.slots s on s.account_id = w.account_id and s.kind = w.kind and s.key = w.key;
-    if v_missing = 0 then
-      return v_ids;
-    end if;
-    insert into private.slots (account_id, kind, key, places)
-      select w.account_id, w.kind, w.key, w.places from private.wanted_slots(p_run) w
-      on conflict do nothing;
-  end loop;
-end $$;
+  select case when count(*) = count(s.id) then array_agg(s.id order by l.kind) end
+    from private.limits_of(p_run) l
+    left join private.slots s on s.account_id = l.account_id and s.kind = l.kind and s.key = l.key
+$$;
 
 CREATE FUNCTION private.start_run(p_run_id uuid, p_revision bigint) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1667,46 +1690,62 @@ CREATE FUNCTION private.take_places(p_run public.agent_runs, OUT slot_ids bigint
     SET search_path TO ''
     AS $$
 declare
-  v_ids bigint[] := private.slots_of(p_run);
-  v_tag bigint;
+  v_ids bigint[];
+begin
+  loop
+    v_ids := private.slots_of(p_run);
+    if v_ids is null then
+      insert into private.slots (account_id, kind, key, places)
+        select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
+        on conflict do nothing;
+    else
+      perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
+      -- Fewer are left where one was purged since it was found.
+      exit when (select count(*) from private.slots s where s.id = any (v_ids)) = cardinality(v_ids);
+    end if;
+  end loop;
+  select * into slot_ids, fair_tag, held_for from private.take_places_of(p_run, v_ids);
+end $$;
+
+CREATE FUNCTION private.take_places_of(p_run public.agent_runs, p_slot_ids bigint[], OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
   v_full bigint;
   v_rival public.agent_runs;
 begin
-  perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
-  -- A key's limit is what the newest run with it says.
-  update private.slots s set places = p_run.concurrency_limit
-    where s.id = any (v_ids) and s.kind = 'key' and s.places <> p_run.concurrency_limit;
-  update private.slots s
-    set fair_tag = greatest(s.fair_tag, (select v.last_value from private.fair_time v)) + 1000000 / t.share
-    from public.accounts a join private.tiers t on t.name = a.tier
-    where s.id = v_ids[1] and a.id = s.account_id
-    returning s.fair_tag - 1000000 / t.share into v_tag;
+  -- A key's limit is what the run says that came up last. Who is held learns of more places by the recheck.
+  update private.slots s set places = l.places, recheck = s.recheck or l.places > s.places
+    from private.limits_of(p_run) l
+    where s.id = any (p_slot_ids) and s.account_id = l.account_id and s.kind = l.kind and s.key = l.key
+      and s.places <> l.places;
   select s.id into v_full from private.slots s
-    where s.id = any (v_ids) and s.taken >= private.places(s) order by s.kind limit 1;
+    where s.id = any (p_slot_ids) and not private.has_room(s) order by s.kind limit 1;
 
-  if v_full = v_ids[1] then
-    -- A run of less priority that was let in, but not claimed yet, lets this one have its place and its tag; only where
+  if v_full = p_slot_ids[1] then
+    -- A sibling of less priority that was let in, but not claimed yet, lets this run have its places and its tag: where
     -- that makes room enough, and what else it took is what this one needs.
     select * into v_rival from public.agent_runs r
       where r.account_id = p_run.account_id and r.status = 'queued' and r.held_for = 0 and r.priority < p_run.priority
-        and r.slot_ids <@ v_ids
+        and r.slot_ids <@ p_slot_ids
         and not exists (
           select from private.slots s
-          where s.id = any (v_ids) and s.id <> all (r.slot_ids) and s.taken >= private.places(s))
+          where s.id = any (p_slot_ids) and s.id <> all (r.slot_ids) and not private.has_room(s))
       order by r.priority, r.fair_tag desc limit 1 for update skip locked;
     if found then
+      update public.agent_runs r set held_for = v_full, fair_tag = null where r.id = v_rival.id;
       update private.slots s set taken = s.taken - 1 where s.id = any (v_rival.slot_ids);
-      update public.agent_runs r set held_for = v_full, fair_tag = v_tag where r.id = v_rival.id;
-      v_tag := v_rival.fair_tag;
+      fair_tag := v_rival.fair_tag;
       v_full := null;
     end if;
   end if;
-  if v_full is null then
-    update private.slots s set taken = s.taken + 1 where s.id = any (v_ids);
-  end if;
-  slot_ids := v_ids;
-  fair_tag := v_tag;
+  slot_ids := p_slot_ids;
   held_for := coalesce(v_full, 0);
+  if held_for = 0 then
+    update private.slots s set taken = s.taken + 1 where s.id = any (p_slot_ids);
+    fair_tag := coalesce(fair_tag, private.draw_tag(p_slot_ids[1]));
+  end if;
 end $$;
 
 CREATE FUNCTION private.take_rate(p_account_id uuid, p_action text) RETURNS void
@@ -1765,18 +1804,6 @@ begin
   end loop;
   return v_got;
 end $$;
-
-CREATE FUNCTION private.wanted_slots(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
-    LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
-    SET search_path TO ''
-    AS $$
-  select p_run.account_id, 'account', '', null::integer
-  union all
-  select a.account_id, 'agent', a.id::text, a.max_concurrent_runs
-    from public.agents a where a.id = p_run.agent_id and a.max_concurrent_runs is not null
-  union all
-  select p_run.account_id, 'key', p_run.concurrency_key, p_run.concurrency_limit where p_run.concurrency_key is not null
-$$;
 
 CREATE FUNCTION public.advance_runs(p_batch jsonb) RETURNS jsonb
     LANGUAGE sql
@@ -2290,6 +2317,8 @@ ALTER TABLE ONLY public.credit_ledger
 ALTER TABLE ONLY public.human_requests
     ADD CONSTRAINT human_requests_pkey PRIMARY KEY (id);
 
+CREATE INDEX slots_keys ON private.slots USING btree (id) WHERE (kind = 'key'::text);
+
 CREATE INDEX slots_recheck ON private.slots USING btree (id) WHERE recheck;
 
 CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
@@ -2302,7 +2331,7 @@ CREATE INDEX agent_runs_deadline ON public.agent_runs USING btree (deadline_at) 
 
 CREATE INDEX agent_runs_forked_from ON public.agent_runs USING btree (forked_from) WHERE (forked_from IS NOT NULL);
 
-CREATE INDEX agent_runs_held ON public.agent_runs USING btree (held_for, priority DESC, fair_tag, id) WHERE ((status = 'queued'::public.run_status) AND (held_for > 0));
+CREATE INDEX agent_runs_held ON public.agent_runs USING btree (held_for, priority DESC, available_at, id) WHERE ((status = 'queued'::public.run_status) AND (held_for > 0));
 
 CREATE INDEX agent_runs_history ON public.agent_runs USING btree (account_id, created_at DESC, id);
 
@@ -2332,7 +2361,7 @@ CREATE TRIGGER open_credit_account AFTER INSERT ON public.accounts FOR EACH ROW 
 
 CREATE TRIGGER recheck_slots AFTER UPDATE OF tier ON public.accounts FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
 
-CREATE TRIGGER recheck_slots AFTER UPDATE OF max_concurrent_runs ON public.agents FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
+CREATE TRIGGER recheck_slots AFTER INSERT OR UPDATE OF max_concurrent_runs ON public.agents FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
 
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
@@ -2441,6 +2470,8 @@ GRANT ALL ON FUNCTION private.control_run(p_run_id uuid, p_action text, p_revisi
 REVOKE ALL ON FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.draw_tag(p_slot_id bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_status, p_errors jsonb[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.ensure_personal_account(p_user_id uuid) FROM PUBLIC;
@@ -2448,7 +2479,7 @@ REVOKE ALL ON FUNCTION private.ensure_personal_account(p_user_id uuid) FROM PUBL
 REVOKE ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) TO service_role;
 
-REVOKE ALL ON FUNCTION private.give_places(p_slot_ids bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.give_places(p_slot_ids bigint[], p_unused bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;
@@ -2459,6 +2490,8 @@ REVOKE ALL ON FUNCTION private.guard_step() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.hand_on(p_slot_ids bigint[]) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.has_room(p_slot private.slots) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
 
@@ -2466,14 +2499,16 @@ REVOKE ALL ON FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) F
 
 REVOKE ALL ON FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes integer) FROM PUBLIC;
 
+GRANT SELECT ON TABLE public.agent_runs TO authenticated;
+GRANT SELECT ON TABLE public.agent_runs TO service_role;
+
+REVOKE ALL ON FUNCTION private.limits_of(p_run public.agent_runs) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) TO service_role;
-
-GRANT SELECT ON TABLE public.agent_runs TO authenticated;
-GRANT SELECT ON TABLE public.agent_runs TO service_role;
 
 REVOKE ALL ON FUNCTION private.lock_my_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
 
@@ -2488,8 +2523,6 @@ REVOKE ALL ON FUNCTION private.my_role(p_account_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.on_account_created() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.on_user_created() FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.places(p_slot private.slots) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.prefer_by_priority(p_run_ids uuid[], p_engines text[]) FROM PUBLIC;
 
@@ -2532,11 +2565,11 @@ REVOKE ALL ON FUNCTION private.sweep_runs(p_limit integer, p_now timestamp with 
 
 REVOKE ALL ON FUNCTION private.take_places(p_run public.agent_runs, OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.take_places_of(p_run public.agent_runs, p_slot_ids bigint[], OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.take_rate(p_account_id uuid, p_action text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.wanted_slots(p_run public.agent_runs) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.advance_runs(p_batch jsonb) TO service_role;

@@ -101,7 +101,7 @@ create table public.agent_runs (
     and (lease_id is null) = (lease_expires_at is null)
   ),
   constraint agent_runs_in_the_queue check (
-    (fair_tag is null) = (held_for is null)
+    (fair_tag is null) = (held_for is distinct from 0)
     and (held_for is null or status in ('queued', 'planning', 'executing'))
     and (status not in ('planning', 'executing') or held_for is not distinct from 0)
   ),
@@ -117,7 +117,7 @@ comment on column public.agent_runs.revision is
 comment on column public.agent_runs.available_at is 'A queued run comes up for a place from here on; infinity waits for an event.';
 comment on column public.agent_runs.priority is 'Higher goes first among the account''s own runs; it moves nobody else''s.';
 comment on column public.agent_runs.concurrency_key is 'At most concurrency_limit runs of the account with this key go on at a time.';
-comment on column public.agent_runs.fair_tag is 'Its place in the order of claims: a start-time tag, given when it came up. Null while it does not queue.';
+comment on column public.agent_runs.fair_tag is 'Its place in the order of claims: a start-time tag, given with its places. Null while it is held or does not queue.';
 comment on column public.agent_runs.held_for is '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
 comment on column public.agent_runs.slot_ids is 'The slots it takes a place of: its account''s first, then its agent''s and its key''s.';
 comment on column public.agent_runs.lease_id is 'The fence: new at every claim, named by every advance.';
@@ -132,7 +132,7 @@ comment on column public.agent_runs.broadcast_seq is 'The seq of the last log li
 create index agent_runs_ready on public.agent_runs (engine, fair_tag, id) where status = 'queued' and held_for = 0;
 create index agent_runs_ready_of_account on public.agent_runs (account_id, priority desc, fair_tag, id)
   where status = 'queued' and held_for = 0;
-create index agent_runs_held on public.agent_runs (held_for, priority desc, fair_tag, id)
+create index agent_runs_held on public.agent_runs (held_for, priority desc, available_at, id)
   where status = 'queued' and held_for > 0;
 create index agent_runs_timers on public.agent_runs (available_at, id) where status = 'queued' and held_for is null;
 create index agent_runs_leased on public.agent_runs (id) where status in ('planning', 'executing');

@@ -1,11 +1,13 @@
 -- The order in which queued runs are claimed, and how many of them go on at a time.
 --
--- Order: start-time fair queueing (Goyal, Vin, Cheng 1996). A run that comes up gets the tag max(V, next tag of its
--- account); its account's next tag moves on by TAG / share. V is the tag of the last claim. A tenant's hundred thousand
--- runs so stand behind another's first one, and a claim reads the head of one index, however long the queue is.
 -- Slots: an account, an agent and a concurrency key each let only so many runs go on. A run takes a place of each when it
 -- comes up, or is held for the first that is full, taking none. Whoever ends, waits or pauses gives its places back, and
--- the best held run gets them. Priority decides among an account's own runs only.
+-- the best held run gets them: the highest priority, then the one that came up first.
+-- Order: start-time fair queueing (Goyal, Vin, Cheng 1996). A run that gets its places gets the tag max(V, next tag of its
+-- account) with them; its account's next tag moves on by 1,000,000 / share. V is the highest tag that was claimed. A held
+-- run has no tag, so a tenant's hundred thousand runs stand no farther ahead than its places, and a claim reads the head
+-- of one index, however long the queue is.
+-- Priority decides among an account's own runs only: a better run takes over a sibling's tag, never a stranger's.
 -- Tables: private.slots, public.agents. Nothing destructive.
 -- Lock order: run rows by id, then credit accounts by id, then slots by id. What is locked after a slot is locked with
 -- `skip locked` alone; what could not be had is marked for the next claim (slots.recheck).
@@ -44,19 +46,20 @@ comment on table private.slots is 'Something that lets only so many runs go on a
 comment on column private.slots.key is 'Empty for an account, else the agent''s id or the concurrency key.';
 comment on column private.slots.places is 'Null for an account: its tier says.';
 comment on column private.slots.taken is 'Runs with held_for = 0 that have this slot in slot_ids.';
-comment on column private.slots.fair_tag is 'Of an account: the tag of its next run.';
-comment on column private.slots.recheck is 'It has room, and a run waits for it that could not be let in at the time.';
+comment on column private.slots.fair_tag is 'Of an account: the tag of its next run, where V is not higher.';
+comment on column private.slots.recheck is 'It may have room for a run that could not be let in at the time; the next claim looks.';
 create index slots_recheck on private.slots (id) where recheck;
+create index slots_keys on private.slots (id) where kind = 'key';
 alter table private.slots enable row level security;
 
--- How many runs a slot lets go on at a time.
-create function private.places(p_slot private.slots)
-  returns integer language sql stable set search_path = '' as $$
-  select coalesce(p_slot.places, (
+create function private.has_room(p_slot private.slots)
+  returns boolean language sql stable set search_path = '' as $$
+  select p_slot.taken < coalesce(p_slot.places, (
     select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_slot.account_id))
 $$;
 
-create function private.wanted_slots(p_run public.agent_runs)
+-- What limits a run, and by how much: its account, its agent if that has a limit, its concurrency key if it has one.
+create function private.limits_of(p_run public.agent_runs)
   returns table (account_id uuid, kind text, key text, places integer)
   language sql stable security definer set search_path = '' rows 2 as $$
   select p_run.account_id, 'account', '', null::integer
@@ -67,24 +70,64 @@ create function private.wanted_slots(p_run public.agent_runs)
   select p_run.account_id, 'key', p_run.concurrency_key, p_run.concurrency_limit where p_run.concurrency_key is not null
 $$;
 
--- The slots of a run, its account's first; made where they are missing.
+-- The slots of a run, its account's first; null while one is missing. For a run that has come up before none is: an
+-- agent's is made with its limit, and a key's is purged only when no run that has not ended has the key.
 create function private.slots_of(p_run public.agent_runs)
-  returns bigint[] language plpgsql security definer set search_path = '' as $$
+  returns bigint[] language sql stable security definer set search_path = '' as $$
+  select case when count(*) = count(s.id) then array_agg(s.id order by l.kind) end
+    from private.limits_of(p_run) l
+    left join private.slots s on s.account_id = l.account_id and s.kind = l.kind and s.key = l.key
+$$;
+
+-- The tag of the account's next run: V, or behind its last one. The caller has locked the account's slot.
+create function private.draw_tag(p_slot_id bigint)
+  returns bigint language sql security definer set search_path = '' as $$
+  update private.slots s
+    set fair_tag = greatest(s.fair_tag, (select v.last_value from private.fair_time v)) + 1000000 / t.share
+    from public.accounts a join private.tiers t on t.name = a.tier
+    where s.id = p_slot_id and a.id = s.account_id
+    returning s.fair_tag - 1000000 / t.share
+$$;
+
+-- As take_places, for slots that the caller has found (slots_of) and locked.
+create function private.take_places_of(
+    p_run public.agent_runs, p_slot_ids bigint[], out slot_ids bigint[], out fair_tag bigint, out held_for bigint)
+  language plpgsql security definer set search_path = '' as $$
 declare
-  v_ids bigint[];
-  v_missing integer;
+  v_full bigint;
+  v_rival public.agent_runs;
 begin
-  loop
-    select array_agg(s.id order by w.kind), count(*) - count(s.id) into v_ids, v_missing
-      from private.wanted_slots(p_run) w
-      left join private.slots s on s.account_id = w.account_id and s.kind = w.kind and s.key = w.key;
-    if v_missing = 0 then
-      return v_ids;
+  -- A key's limit is what the run says that came up last. Who is held learns of more places by the recheck.
+  update private.slots s set places = l.places, recheck = s.recheck or l.places > s.places
+    from private.limits_of(p_run) l
+    where s.id = any (p_slot_ids) and s.account_id = l.account_id and s.kind = l.kind and s.key = l.key
+      and s.places <> l.places;
+  select s.id into v_full from private.slots s
+    where s.id = any (p_slot_ids) and not private.has_room(s) order by s.kind limit 1;
+
+  if v_full = p_slot_ids[1] then
+    -- A sibling of less priority that was let in, but not claimed yet, lets this run have its places and its tag: where
+    -- that makes room enough, and what else it took is what this one needs.
+    select * into v_rival from public.agent_runs r
+      where r.account_id = p_run.account_id and r.status = 'queued' and r.held_for = 0 and r.priority < p_run.priority
+        and r.slot_ids <@ p_slot_ids
+        and not exists (
+          select from private.slots s
+          where s.id = any (p_slot_ids) and s.id <> all (r.slot_ids) and not private.has_room(s))
+      order by r.priority, r.fair_tag desc limit 1 for update skip locked;
+    if found then
+      update public.agent_runs r set held_for = v_full, fair_tag = null where r.id = v_rival.id;
+      update private.slots s set taken = s.taken - 1 where s.id = any (v_rival.slot_ids);
+      fair_tag := v_rival.fair_tag;
+      v_full := null;
     end if;
-    insert into private.slots (account_id, kind, key, places)
-      select w.account_id, w.kind, w.key, w.places from private.wanted_slots(p_run) w
-      on conflict do nothing;
-  end loop;
+  end if;
+  slot_ids := p_slot_ids;
+  held_for := coalesce(v_full, 0);
+  if held_for = 0 then
+    update private.slots s set taken = s.taken + 1 where s.id = any (p_slot_ids);
+    fair_tag := coalesce(fair_tag, private.draw_tag(p_slot_ids[1]));
+  end if;
 end $$;
 
 -- Brings a locked run up: what the caller is to write into its row. It has a place of each of its slots then
@@ -92,102 +135,73 @@ end $$;
 create function private.take_places(p_run public.agent_runs, out slot_ids bigint[], out fair_tag bigint, out held_for bigint)
   language plpgsql security definer set search_path = '' as $$
 declare
-  v_ids bigint[] := private.slots_of(p_run);
-  v_tag bigint;
-  v_full bigint;
-  v_rival public.agent_runs;
+  v_ids bigint[];
 begin
-  perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
-  -- A key's limit is what the newest run with it says.
-  update private.slots s set places = p_run.concurrency_limit
-    where s.id = any (v_ids) and s.kind = 'key' and s.places <> p_run.concurrency_limit;
-  update private.slots s
-    set fair_tag = greatest(s.fair_tag, (select v.last_value from private.fair_time v)) + 1000000 / t.share
-    from public.accounts a join private.tiers t on t.name = a.tier
-    where s.id = v_ids[1] and a.id = s.account_id
-    returning s.fair_tag - 1000000 / t.share into v_tag;
-  select s.id into v_full from private.slots s
-    where s.id = any (v_ids) and s.taken >= private.places(s) order by s.kind limit 1;
-
-  if v_full = v_ids[1] then
-    -- A run of less priority that was let in, but not claimed yet, lets this one have its place and its tag; only where
-    -- that makes room enough, and what else it took is what this one needs.
-    select * into v_rival from public.agent_runs r
-      where r.account_id = p_run.account_id and r.status = 'queued' and r.held_for = 0 and r.priority < p_run.priority
-        and r.slot_ids <@ v_ids
-        and not exists (
-          select from private.slots s
-          where s.id = any (v_ids) and s.id <> all (r.slot_ids) and s.taken >= private.places(s))
-      order by r.priority, r.fair_tag desc limit 1 for update skip locked;
-    if found then
-      update private.slots s set taken = s.taken - 1 where s.id = any (v_rival.slot_ids);
-      update public.agent_runs r set held_for = v_full, fair_tag = v_tag where r.id = v_rival.id;
-      v_tag := v_rival.fair_tag;
-      v_full := null;
+  loop
+    v_ids := private.slots_of(p_run);
+    if v_ids is null then
+      insert into private.slots (account_id, kind, key, places)
+        select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
+        on conflict do nothing;
+    else
+      perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
+      -- Fewer are left where one was purged since it was found.
+      exit when (select count(*) from private.slots s where s.id = any (v_ids)) = cardinality(v_ids);
     end if;
-  end if;
-  if v_full is null then
-    update private.slots s set taken = s.taken + 1 where s.id = any (v_ids);
-  end if;
-  slot_ids := v_ids;
-  fair_tag := v_tag;
-  held_for := coalesce(v_full, 0);
+  end loop;
+  select * into slot_ids, fair_tag, held_for from private.take_places_of(p_run, v_ids);
 end $$;
 
--- Lets held runs into the room of these slots, which the caller has locked: highest priority first, then in the fair
--- order. A run for which another of its slots is full goes on waiting there. Bounded: what is left is rechecked.
+-- Lets held runs into the room of these slots, which the caller has locked. A run for which another of its slots is full
+-- goes on waiting there. Bounded: what is left is rechecked.
 create function private.hand_on(p_slot_ids bigint[])
   returns void language plpgsql security definer set search_path = '' as $$
 declare
   v_slot_id bigint;
   v_run public.agent_runs;
-  v_locked bigint[];
+  v_locked integer;
   v_full bigint;
-  v_again boolean;
-  v_let_in boolean := false;
+  v_wake boolean := false;
 begin
   foreach v_slot_id in array p_slot_ids loop
-    v_again := false;
-    for v_try in 1 .. 20 loop
-      exit when (select s.taken >= private.places(s) from private.slots s where s.id = v_slot_id);
-      v_again := true;
+    for v_try in 1 .. 101 loop
+      exit when not (select private.has_room(s) from private.slots s where s.id = v_slot_id);
+      -- `held_for > 0` says nothing new to the reader, but it lets a plan for any slot use the partial index.
+      exit when not exists (
+        select from public.agent_runs r where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued');
       select * into v_run from public.agent_runs r
-        where r.held_for = v_slot_id and r.status = 'queued'
-        order by r.priority desc, r.fair_tag, r.id limit 1 for update skip locked;
-      if not found then
-        -- Somebody may just be at the one that waits.
-        v_again := exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued');
-        exit;
-      end if;
-      v_full := null;
-      if cardinality(v_run.slot_ids) > 1 then
-        v_run.slot_ids := private.slots_of(v_run);  -- one that nobody used may have been purged
-        select array_agg(s.id), min(s.id) filter (where s.taken >= private.places(s)) into v_locked, v_full
+        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+        order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
+      v_locked := 0;
+      if found then
+        v_run.slot_ids := private.slots_of(v_run);  -- its agent may have got a limit since
+        select count(*), min(s.id) filter (where not private.has_room(s)) into v_locked, v_full
           from (select * from private.slots o where o.id = any (v_run.slot_ids) for update skip locked) s;
-        exit when cardinality(v_locked) < cardinality(v_run.slot_ids);
+      end if;
+      if v_try > 100 or v_locked = 0 or v_locked < cardinality(v_run.slot_ids) then
+        update private.slots s set recheck = true where s.id = v_slot_id;
+        v_wake := true;
+        exit;
       end if;
       if v_full is null then
         update private.slots s set taken = s.taken + 1 where s.id = any (v_run.slot_ids);
-        v_let_in := true;
+        v_run.fair_tag := private.draw_tag(v_run.slot_ids[1]);
+        v_wake := true;
       end if;
-      update public.agent_runs r set held_for = coalesce(v_full, 0), slot_ids = v_run.slot_ids where r.id = v_run.id;
-      v_again := false;
+      update public.agent_runs r
+        set held_for = coalesce(v_full, 0), fair_tag = v_run.fair_tag, slot_ids = v_run.slot_ids
+        where r.id = v_run.id;
     end loop;
-    v_again := v_again or (
-      select s.taken < private.places(s)
-        and exists (select from public.agent_runs r where r.held_for = v_slot_id and r.status = 'queued')
-      from private.slots s where s.id = v_slot_id);
-    if v_again then
-      update private.slots s set recheck = true where s.id = v_slot_id and not s.recheck;
-    end if;
   end loop;
-  if v_let_in then
+  if v_wake then
     perform pg_notify('runbase_runs', '');
   end if;
 end $$;
 
--- Gives places back, one of each element (an id may come several times), and hands them on.
-create function private.give_places(p_slot_ids bigint[])
+-- Gives places back, one of each element (an id may come several times), and hands them on. p_unused are the accounts'
+-- slots of runs that leave before they were claimed: their tags were for nothing, so their accounts' next runs stand no
+-- farther behind for them.
+create function private.give_places(p_slot_ids bigint[], p_unused bigint[] default null)
   returns void language plpgsql security definer set search_path = '' as $$
 declare
   v_ids bigint[] := array(select distinct u.id from unnest(p_slot_ids) as u (id) order by u.id);
@@ -196,6 +210,12 @@ begin
   update private.slots s set taken = s.taken - g.places
     from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
     where s.id = g.id;
+  if p_unused is not null then
+    update private.slots s set fair_tag = greatest(0, s.fair_tag - g.runs * 1000000 / t.share)
+      from (select u.id, count(*) as runs from unnest(p_unused) as u (id) group by u.id) g, public.accounts a
+      join private.tiers t on t.name = a.tier
+      where s.id = g.id and a.id = s.account_id;
+  end if;
   perform private.hand_on(v_ids);
 end $$;
 
@@ -205,7 +225,7 @@ create function private.bring_up_due(p_now timestamptz, p_limit integer)
   returns void language plpgsql security definer set search_path = '' as $$
 declare
   v_run public.agent_runs;
-  v_places record;
+  v_ids bigint[];
   v_slot_id bigint;
 begin
   for v_run in
@@ -213,12 +233,12 @@ begin
     where r.status = 'queued' and r.held_for is null and r.available_at <= p_now
     order by r.available_at, r.id limit p_limit for update skip locked
   loop
-    continue when
-      (select count(*) from (select from private.slots s where s.id = any (v_run.slot_ids) for update skip locked) x)
-      < (select count(*) from private.slots s where s.id = any (v_run.slot_ids));
-    select * into v_places from private.take_places(v_run);
+    v_ids := private.slots_of(v_run);
+    continue when cardinality(v_ids) > (
+      select count(*) from (select from private.slots s where s.id = any (v_ids) for update skip locked) x);
+    select * into v_run.slot_ids, v_run.fair_tag, v_run.held_for from private.take_places_of(v_run, v_ids);
     update public.agent_runs r
-      set slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
+      set slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
       where r.id = v_run.id;
   end loop;
   for v_slot_id in
@@ -266,27 +286,37 @@ begin
   return v_ids;
 end $$;
 
--- A limit that operators change holds from the next claim on; runs that go on are not interrupted.
+-- A limit that operators change holds from the next claim on: more places are filled then, and of fewer none is given
+-- before enough came back. Runs that have their places keep them.
 create function private.recheck_slots()
   returns trigger language plpgsql security definer set search_path = '' as $$
+declare
+  v_account_ids uuid[] := '{}';
 begin
-  case tg_table_name
-    when 'tiers' then
-      update private.slots s set recheck = true
-        where s.kind = 'account' and s.account_id in (select a.id from public.accounts a where a.tier = new.name);
-    when 'accounts' then
-      update private.slots s set recheck = true where s.kind = 'account' and s.account_id = new.id;
-    when 'agents' then
-      update private.slots s set recheck = true, places = coalesce(new.max_concurrent_runs, 2147483647)
-        where s.kind = 'agent' and s.account_id = new.account_id and s.key = new.id::text;
-  end case;
+  if tg_table_name = 'tiers' then
+    v_account_ids := array(select a.id from public.accounts a where a.tier = new.name);
+  elsif tg_table_name = 'accounts' then
+    v_account_ids := array[new.id];
+  elsif new.max_concurrent_runs is null then
+    update private.slots set places = 2147483647, recheck = true
+      where account_id = new.account_id and kind = 'agent' and key = new.id::text;
+  else
+    insert into private.slots (account_id, kind, key, places)
+      values (new.account_id, 'agent', new.id::text, new.max_concurrent_runs)
+      on conflict (account_id, kind, key) do update set places = excluded.places, recheck = true;
+  end if;
+  -- In the order of all: an operator must not make workers deadlock.
+  update private.slots set recheck = true where id in (
+    select s.id from private.slots s
+    where s.account_id = any (v_account_ids) and s.kind = 'account' order by s.id for update);
+  perform pg_notify('runbase_runs', '');
   return null;
 end $$;
 create trigger recheck_slots after update of concurrent_runs on private.tiers
   for each row execute function private.recheck_slots();
 create trigger recheck_slots after update of tier on public.accounts
   for each row execute function private.recheck_slots();
-create trigger recheck_slots after update of max_concurrent_runs on public.agents
+create trigger recheck_slots after insert or update of max_concurrent_runs on public.agents
   for each row execute function private.recheck_slots();
 
 create function private.set_tier(p_account_id uuid, p_tier text)

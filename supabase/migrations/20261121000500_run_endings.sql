@@ -42,11 +42,13 @@ declare
   v_now timestamptz := private.clock();
   v_from text[];
   v_places bigint[];
+  v_unused bigint[];
 begin
   if cardinality(p_run_ids) = 0 then
     return;
   end if;
-  select array_agg(u.id) into v_places
+  select array_agg(u.id), array_agg(u.id) filter (where r.status = 'queued' and u.id = r.slot_ids[1])
+    into v_places, v_unused
     from public.agent_runs r, unnest(r.slot_ids) as u (id) where r.id = any (p_run_ids) and r.held_for = 0;
   select array_agg(r.status::text order by e.position) into v_from
     from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
@@ -58,7 +60,7 @@ begin
     where r.id = e.run_id;
   perform private.close_runs(p_run_ids);
   if v_places is not null then
-    perform private.give_places(v_places);
+    perform private.give_places(v_places, v_unused);
   end if;
   perform private.append_line(p_run_ids, 'state_transition',
     (select array_agg(format('%s -> %s', f, p_status)) from unnest(v_from) f),

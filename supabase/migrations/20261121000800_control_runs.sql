@@ -33,7 +33,7 @@ begin
           fair_tag = null, held_for = null
       where id = p_run_id;
     if v_run.held_for = 0 then
-      perform private.give_places(v_run.slot_ids);
+      perform private.give_places(v_run.slot_ids, v_run.slot_ids[1:1]);
     end if;
     perform private.append_line(array[p_run_id], 'state_transition', array[format('%s -> paused', v_run.status)],
       array[jsonb_build_object('from', v_run.status, 'to', 'paused')]);
@@ -111,16 +111,17 @@ begin
     values (p_run_id, v_run.account_id, v_request.step_no, 'user', jsonb_build_array(jsonb_build_object(
       'type', 'text', 'text',
       case jsonb_typeof(p_response) when 'string' then p_response #>> '{}' else p_response::text end)));
-  -- A run that waits for nothing but this comes up; one that is in the queue has its place already. A leased run keeps its
-  -- lease: the new revision makes its holder read the answer.
+  -- A run that is not in the queue comes up; one that is keeps its turn. A leased run keeps its lease: the new revision
+  -- makes its holder read the answer.
   if v_run.status in ('awaiting_input', 'queued') and v_run.held_for is null then
+    v_run.available_at := v_now;
     select t.slot_ids, t.fair_tag, t.held_for into v_run.slot_ids, v_run.fair_tag, v_run.held_for
       from private.take_places(v_run) t;
   end if;
   update public.agent_runs r
     set revision = r.revision + 1, updated_at = v_now, attempt = 0,
         status = case when r.status = 'awaiting_input' then 'queued' else r.status end,
-        available_at = case when r.status in ('awaiting_input', 'queued') then v_now else r.available_at end,
+        available_at = v_run.available_at,
         slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
     where r.id = p_run_id;
   perform private.append_line(array[p_run_id], 'info', array['A person answered'],
