@@ -52,29 +52,36 @@ CONTENDERS = (
 
 
 def seconds_of(contender: Contender, server_url: str, *, runs: int, steps: int, at_a_time: int) -> float:
-    """Measure once.
+    """Measure once, on a fresh database of this server.
 
     Raises:
         ContenderError: it did not do the work.
     """
     database = runbase_database if contender.ours else empty_database
-    options = {"--runs": runs, "--steps": steps, "--at-a-time": at_a_time}
     with database(server_url) as url:
-        command = [sys.executable, "-m", contender.module, url]
-        command += [str(word) for option in options.items() for word in option]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=PROJECT_DIR,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=GRACE_SECONDS + runs * steps / LEAST_RATE,
-            )
-        except subprocess.CalledProcessError as failure:
-            raise ContenderError(_last_line(failure.stderr) or f"exit code {failure.returncode}") from failure
-        except subprocess.TimeoutExpired as failure:
-            raise ContenderError(f"not done after {failure.timeout:.0f} seconds") from failure
+        return seconds_alone(contender.module, url, runs=runs, steps=steps, at_a_time=at_a_time)
+
+
+def seconds_alone(module: str, url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+    """Measure once, by a process of its own.
+
+    Raises:
+        ContenderError: it did not do the work.
+    """
+    options = {"--runs": runs, "--steps": steps, "--at-a-time": at_a_time}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, url, *(str(word) for option in options.items() for word in option)],
+            cwd=PROJECT_DIR,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=GRACE_SECONDS + runs * steps / LEAST_RATE,
+        )
+    except subprocess.CalledProcessError as failure:
+        raise ContenderError(_last_line(failure.stderr) or f"exit code {failure.returncode}") from failure
+    except subprocess.TimeoutExpired as failure:
+        raise ContenderError(f"not done after {failure.timeout:.0f} seconds") from failure
     return float(json.loads(_last_line(done.stdout))["seconds"])
 
 

@@ -1,6 +1,7 @@
 """procrastinate: a job a step, each putting the next one of its run into the queue.
 
-A worker fetches one job at a time, so there are several, with a connection each; past ten it is slower again.
+A worker fetches one job at a time, so there are several, with a connection each; past ten it is slower again, and so it
+is with all jobs queued beforehand, with more frequent polls, or with LISTEN in their place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from procrastinate import App, PsycopgConnector
 from bench.contender import check, contend, settle
 
 MAX_WORKERS = 10
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.05
 
 
 async def procrastinate(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
