@@ -79,7 +79,11 @@ class DirectDatabase:
         values = {name: _adapt(value) for name, value in arguments.items()}
         try:
             async with asyncio.timeout(CALL_SECONDS), self._pool.connection() as connection:
-                cursor = await connection.execute(statement, values)
+                try:
+                    cursor = await connection.execute(statement, values)
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    await connection.close()  # it leads to what is now the standby; a new one asks for the name again
+                    raise
                 row = await cursor.fetchone()
         except TimeoutError as error:
             raise DatabaseUnavailable(

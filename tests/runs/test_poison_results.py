@@ -14,7 +14,18 @@ from shared.direct_database import DirectDatabase
 from shared.runs.bounds import ARTIFACT_BYTES, INPUT_BYTES, RESULT_BYTES
 from shared.runs.deltas import STEP_CHARS, TICK_CHARS, Deltas
 from shared.runs.engine import Decision, Done, Failed, Finish, HumanRequest, Outcome, StepContext, Waiting
-from shared.runs.models import NewArtifact, NewLog, NewMessage, NewPlan, NewStep, Records, RunId, Step, StepError, StepResult
+from shared.runs.models import (
+    NewArtifact,
+    NewLog,
+    NewMessage,
+    NewPlan,
+    NewStep,
+    Records,
+    RunId,
+    Step,
+    StepError,
+    StepResult,
+)
 from shared.runs.store import Delta, RunStore
 from tests.runs.engines import ListEngine, Progress, steps
 from tests.runs.working import work_off, working

@@ -1,13 +1,15 @@
 """A worker in a process of its own, for tests that kill it. Arguments: database url, file that counts performances.
 
 Its engine performs three steps; each performance appends a line to the file before the step answers, as an outside
-service would count calls. RUNBASE_CRASH_POINT arms a crash point.
+service would count calls. RUNBASE_CRASH_POINT arms a crash point; HANG_AT names the step that never ends, KILL_AT the
+step that kills the process where the run's input says {"kills": true}.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,6 +27,8 @@ async def main(url: str, calls: Path) -> None:
     async def counted(step: Step, ctx: StepContext) -> Outcome:
         with calls.open("a") as file:
             file.write(f"{step.key} {step.effect_key}\n")
+        if ctx.run.input.get("kills") and os.environ.get("KILL_AT") == step.key:
+            os.kill(os.getpid(), signal.SIGKILL)
         if os.environ.get("HANG_AT") == step.key:
             return await forever(step, ctx)
         return Done({"key": step.key}, Records(logs=(NewLog("info", step.key),)), credits=10)
