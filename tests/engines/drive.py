@@ -1,7 +1,8 @@
 """Plays a run of an engine in memory: decide, perform, store as rows, read back, apply.
 
 After every step the state is also built anew from the rows, as another machine would, and must equal the live one; so
-every test of an engine is a test of its recovery too.
+every test of an engine is a test of its recovery too, and of its snapshots, if it takes any: those of this step and of
+steps long past must lead to the same state.
 """
 
 from __future__ import annotations
@@ -14,12 +15,38 @@ from uuid import UUID, uuid5
 import orjson
 
 from shared.errors import AppError
-from shared.runs.engine import Decision, Done, Engine, Fail, Failed, Finish, HumanRequest, Outcome, StartSteps, Waiting
-from shared.runs.models import Artifact, Json, JsonObject, NewLog, NewStep, Records, Run, RunView, Step, StepError
+from shared.runs.engine import (
+    Decision,
+    Done,
+    Engine,
+    Fail,
+    Failed,
+    Finish,
+    HumanRequest,
+    Outcome,
+    Snapshotting,
+    StartSteps,
+    Waiting,
+)
+from shared.runs.models import (
+    Artifact,
+    Json,
+    JsonObject,
+    NewLog,
+    NewStep,
+    Records,
+    Run,
+    RunView,
+    Step,
+    StepError,
+    StepResult,
+)
+from shared.runs.snapshots import SNAPSHOT_BYTES
 
 RUN_ID = UUID("00000000-0000-4000-8000-000000000001")
 ACCOUNT_ID = UUID("00000000-0000-4000-8000-000000000002")
 MOST_STEPS = 2_000
+OLD_SNAPSHOTS = 3
 
 Pick = Callable[[Sequence[Step]], Step]
 Answer = Callable[[HumanRequest], Json]
@@ -43,6 +70,7 @@ class Context:
 
     run: Run
     stored: Mapping[str, Artifact]
+    recorded: Mapping[int, StepResult] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
     loaded: list[tuple[str, ...]] = field(default_factory=list)
     used: int = 0
@@ -56,6 +84,26 @@ class Context:
     async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
         self.loaded.append(names)
         return {name: self.stored[name] for name in names if name in self.stored}
+
+    async def results(self, step_nos: tuple[int, ...]) -> Mapping[int, StepResult]:
+        return {number: self.recorded[number] for number in step_nos if number in self.recorded}
+
+
+@dataclass
+class Taken:
+    """A snapshot as it is stored beside the rows."""
+
+    row: JsonObject
+    step_count: int
+    listed: set[int]
+
+    def of(self, rows: Mapping[str, list[JsonObject]]) -> dict[str, Any]:
+        """The rows that are read with it."""
+        read: dict[str, Any] = {
+            name: [row for row in table if row["step_no"] > self.step_count or row["step_no"] in self.listed]
+            for name, table in rows.items()
+        }
+        return {**read, "snapshot": self.row}
 
 
 @dataclass
@@ -76,6 +124,10 @@ class Drive:
     credits: int = 0
     revision: int = 1
     state: Any = None
+    taken: list[Taken] = field(default_factory=list)
+    snapshot_every: int = 7
+    check_every: int = 1
+    """Very long runs are compared with what another machine sees only so often."""
 
     async def run(self) -> Finish | Fail:
         """Go on to the end."""
@@ -99,7 +151,8 @@ class Drive:
         decision = self.engine.decide(self.state)
         for _ in range(most):
             assert decision == self.engine.decide(self.state), "deciding again changes the decision"
-            assert decision == self.engine.decide(self._reopened()), "another machine decides otherwise"
+            if self._checks():
+                assert decision == self.engine.decide(self._reopened()), "another machine decides otherwise"
             if isinstance(decision, Finish | Fail):
                 self.logs += decision.logs
                 return decision
@@ -114,10 +167,10 @@ class Drive:
             decision = self.engine.decide(self.state)
         return decision
 
-    def view(self) -> RunView:
-        """The run as rows give it to any machine."""
-        row = orjson.loads(orjson.dumps({"run": self._run_row(), **self.rows}))
-        return RunView.from_row(row)
+    def view(self, taken: Taken | None = None) -> RunView:
+        """The run as rows give it to any machine, with or without a snapshot."""
+        rows = self.rows if taken is None else taken.of(self.rows)
+        return RunView.from_row(orjson.loads(orjson.dumps({"run": self._run_row(), **rows})))
 
     def step(self, key: str) -> Step:
         return next(Step.from_row(row) for row in self.rows["steps"] if row["key"] == key)
@@ -132,8 +185,8 @@ class Drive:
     def keys(self) -> list[str]:
         return [str(row["key"]) for row in self.rows["steps"]]
 
-    def _reopened(self) -> Any:
-        view = self.view()
+    def _reopened(self, taken: Taken | None = None) -> Any:
+        view = self.view(taken)
         state = self.engine.open(view)
         for step in view.open_steps:
             state = self.engine.started(state, step)
@@ -185,12 +238,43 @@ class Drive:
         view = self.view()
         result = next(result for result in view.results if result.step.key == step.key)
         self.state = self.engine.apply(self.state, result)
-        assert self.state == self._reopened(), f"after {step.key!r} another machine sees another state"
+        if self._checks():
+            assert self.state == self._reopened(), f"after {step.key!r} another machine sees another state"
+            self._check_snapshots(step)
+
+    def _checks(self) -> bool:
+        return self.revision % self.check_every == 0
+
+    def _check_snapshots(self, step: Step) -> None:
+        if not isinstance(self.engine, Snapshotting):
+            return
+        now = self.take_snapshot()
+        for taken in [*self.taken, now]:
+            reopened = self._reopened(taken)
+            assert self.state == reopened, f"after {step.key!r} a snapshot leads to another state"
+            assert self.engine.decide(self.state) == self.engine.decide(reopened)
+        if len(self.rows["steps"]) % self.snapshot_every == 0:
+            self.taken = [*self.taken, now][-OLD_SNAPSHOTS:]
+
+    def take_snapshot(self) -> Taken:
+        """The snapshot that a worker would store now."""
+        assert isinstance(self.engine, Snapshotting)
+        snapshot = self.engine.snapshot(self.state)
+        assert snapshot is not None
+        assert len(orjson.dumps(snapshot.state)) <= SNAPSHOT_BYTES
+        row: JsonObject = {
+            "version": self.engine.snapshot_version,
+            "state": snapshot.state,
+            "kept_steps": list[Json](snapshot.keep),
+        }
+        open_steps = {step.step_no for step in self.view().open_steps}
+        return Taken(orjson.loads(orjson.dumps(row)), len(self.rows["steps"]), open_steps | {*snapshot.keep})
 
     async def _performed(self, step: Step) -> Done | Failed:
         if step.key in self.broken:
             return Failed(self.broken[step.key])
-        context = Context(self.view().run, self.artifacts)
+        view = self.view()
+        context = Context(view.run, self.artifacts, {result.step.step_no: result for result in view.results})
         self.contexts.append(context)
         try:
             outcome: Outcome = await self.engine.perform(self.state, step, context)

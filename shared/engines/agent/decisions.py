@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from shared.engines.agent import requests
 from shared.engines.agent.limits import AgentLimits
+from shared.engines.agent.requests import FixedSizes
 from shared.engines.agent.state import AgentState
 from shared.engines.agent.turn import Turn
 from shared.llm import prices
-from shared.llm.model import ModelRequest
 from shared.runs.engine import Decision, Fail, Finish, StartSteps, Wait
 from shared.runs.models import Json, JsonObject, NewLog, NewStep, StepError
 from shared.runs.status import RunStatus
@@ -23,9 +23,9 @@ _SHOWN_CHARACTERS = 1_000  # of a summary in a log line
 
 
 def next_decision(  # noqa: PLR0911 one return for each thing that can come next
-    state: AgentState, *, model: str, tools: ToolRouter, limits: AgentLimits
+    state: AgentState, *, model: str, tools: ToolRouter, limits: AgentLimits, sizes: FixedSizes
 ) -> Decision:
-    """Decide. `model` is the name by which the bound of a model call is priced."""
+    """Decide. `model` is the name by which the bound of a model call is priced, `sizes` are those of its requests."""
     if not state.prompt:
         return _fail(state, StepError("invalid_input", "The run's input has no 'prompt'."))
     if state.failure is not None:
@@ -36,7 +36,8 @@ def next_decision(  # noqa: PLR0911 one return for each thing that can come next
     if state.open:
         return Wait()
     if state.plan is None:
-        return StartSteps((_plan_step(state, model, tools, limits),), RunStatus.PLANNING, tuple(state.lines))
+        bound = prices.upper_bound(model, requests.plan_characters(state, sizes), limits.output_tokens)
+        return StartSteps((_plan_step(state, limits, bound),), RunStatus.PLANNING, tuple(state.lines))
     phase = state.phase
     if phase is None:
         return _finish(state)
@@ -45,10 +46,11 @@ def next_decision(  # noqa: PLR0911 one return for each thing that can come next
             state,
             StepError("turns_spent", f"The phase {phase.title!r} was not finished in {state.phase_turns} answers."),
         )
-    return StartSteps((_turn_step(state, model, tools, limits),), logs=tuple(state.lines))
+    bound = prices.upper_bound(model, requests.turn_characters(state, tools, sizes), limits.output_tokens)
+    return StartSteps((_turn_step(state, limits, bound),), logs=tuple(state.lines))
 
 
-def _plan_step(state: AgentState, model: str, tools: ToolRouter, limits: AgentLimits) -> NewStep:
+def _plan_step(state: AgentState, limits: AgentLimits, bound: int) -> NewStep:
     number = state.plan_calls + 1
     return NewStep(
         key=f"plan.{number}",
@@ -56,11 +58,11 @@ def _plan_step(state: AgentState, model: str, tools: ToolRouter, limits: AgentLi
         name="Plan" if number == 1 else "Plan again",
         input={"task": "plan", "number": number},
         timeout_seconds=limits.model_seconds + _GRACE_SECONDS,
-        credits_bound=_bound(model, requests.plan_request(state, tools, limits)),
+        credits_bound=bound,
     )
 
 
-def _turn_step(state: AgentState, model: str, tools: ToolRouter, limits: AgentLimits) -> NewStep:
+def _turn_step(state: AgentState, limits: AgentLimits, bound: int) -> NewStep:
     number = state.turns + 1
     phase = state.phase
     return NewStep(
@@ -69,7 +71,7 @@ def _turn_step(state: AgentState, model: str, tools: ToolRouter, limits: AgentLi
         name="Work" if phase is None else phase.title,
         input={"task": "turn", "number": number},
         timeout_seconds=limits.model_seconds + _GRACE_SECONDS,
-        credits_bound=_bound(model, requests.turn_request(state, tools, limits)),
+        credits_bound=bound,
         phase=None if phase is None else phase.id,
     )
 
@@ -103,10 +105,6 @@ def _call_step(turn: Turn, place: int, phase: str | None, tools: ToolRouter) -> 
         credits_bound=tool.credits_bound,
         phase=phase,
     )
-
-
-def _bound(model: str, request: ModelRequest) -> int:
-    return prices.upper_bound(model, request.input_characters, request.max_output_tokens)
 
 
 def _finish(state: AgentState) -> Finish:

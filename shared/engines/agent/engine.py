@@ -6,24 +6,28 @@ here it is joined with the only part that has effects.
 
 from __future__ import annotations
 
-from shared.engines.agent import requests
+from functools import cached_property
+
+from shared.engines.agent import requests, snapshots
 from shared.engines.agent.decisions import next_decision
 from shared.engines.agent.limits import AgentLimits
 from shared.engines.agent.performing import ask, call_tool, clarify, plan, take_turn
+from shared.engines.agent.requests import FixedSizes
 from shared.engines.agent.state import AgentState, fold, fresh
 from shared.llm.model import Model
-from shared.runs.engine import Decision, Outcome, StepContext
+from shared.runs.engine import Decision, Outcome, Snapshot, StepContext
 from shared.runs.models import RunView, Step, StepResult
 from shared.tools.router import ToolRouter
 
 
 class AgentEngine:
-    """Implements `Engine[AgentState]`. Keeps nothing of a run, so one serves any number at once.
+    """Implements `Engine[AgentState]`, and `Snapshotting`. Keeps nothing of a run, so one serves any number at once.
 
     A run's input is {"prompt": str}; its output {"summary", "artifacts": [name], "phases": count}.
     """
 
     name = "agent"
+    snapshot_version = snapshots.SNAPSHOT_VERSION
 
     def __init__(self, model: Model, tools: ToolRouter, limits: AgentLimits | None = None) -> None:
         self._model = model
@@ -33,6 +37,8 @@ class AgentEngine:
     def open(self, view: RunView) -> AgentState:
         prompt = view.run.input.get("prompt")
         state = fresh(prompt.strip() if isinstance(prompt, str) else "")
+        if view.snapshot is not None:
+            state = snapshots.restore(state, view.snapshot, view.kept, self._limits)
         for result in view.results:
             state = self.apply(state, result)
         return state
@@ -40,12 +46,19 @@ class AgentEngine:
     def apply(self, state: AgentState, result: StepResult) -> AgentState:
         return fold(state, result, self._limits)
 
+    def snapshot(self, state: AgentState) -> Snapshot:
+        return snapshots.take(state)
+
     def started(self, state: AgentState, step: Step) -> AgentState:
         state.open.add(step.key)
         return state
 
     def decide(self, state: AgentState) -> Decision:
-        return next_decision(state, model=self._model.name, tools=self._tools, limits=self._limits)
+        return next_decision(state, model=self._model.name, tools=self._tools, limits=self._limits, sizes=self._sizes)
+
+    @cached_property
+    def _sizes(self) -> FixedSizes:
+        return FixedSizes.of(self._tools, self._limits)
 
     async def perform(self, state: AgentState, step: Step, ctx: StepContext) -> Outcome:
         match step.input["task"]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from shared.engines.agent import prompts
 from shared.engines.agent.control import control_specs
 from shared.engines.agent.limits import AgentLimits
@@ -9,6 +12,39 @@ from shared.engines.agent.plan import plan_schema
 from shared.engines.agent.state import AgentState
 from shared.llm.model import ModelRequest, ToolCall
 from shared.tools.router import Problem, ToolRouter
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSizes:
+    """How large a request is without its messages: what `ModelRequest.input_characters` makes of the rest.
+
+    Attributes:
+        plan: A request for a plan.
+        turn: A request for an answer, without the tools of the phase.
+        tools: Each tool.
+    """
+
+    plan: int
+    turn: int
+    tools: Mapping[str, int]
+
+    @classmethod
+    def of(cls, tools: ToolRouter, limits: AgentLimits) -> FixedSizes:
+        system = prompts.planner_system(tools.specs(), limits.phases)
+        plan = ModelRequest(system, (), json_schema=plan_schema(tools.names))
+        turn = ModelRequest(prompts.supervisor_system(), (), control_specs())
+        each = {spec.name: ModelRequest("", (), (spec,)).input_characters for spec in tools.specs()}
+        return cls(plan.input_characters, turn.input_characters, each)
+
+
+def plan_characters(state: AgentState, sizes: FixedSizes) -> int:
+    """The `input_characters` of `plan_request`, without building it."""
+    return sizes.plan + state.planning.characters
+
+
+def turn_characters(state: AgentState, tools: ToolRouter, sizes: FixedSizes) -> int:
+    """The `input_characters` of `turn_request`, without building it."""
+    return sizes.turn + state.conversation.characters + sum(sizes.tools[name] for name in phase_tools(state, tools))
 
 
 def plan_request(state: AgentState, tools: ToolRouter, limits: AgentLimits) -> ModelRequest:

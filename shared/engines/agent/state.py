@@ -12,13 +12,13 @@ from typing import cast
 import orjson
 
 from shared.engines.agent import prompts
-from shared.engines.agent.conversation import Conversation
+from shared.engines.agent.conversation import Conversation, Origin
 from shared.engines.agent.limits import AgentLimits
 from shared.engines.agent.plan import Phase, Plan
 from shared.engines.agent.turn import Turn
-from shared.engines.agent.verdict import Verdict, finish_of, replan_of
+from shared.engines.agent.verdict import Judged, Verdict, finish_of, replan_of
 from shared.llm.model import Message, Text, ToolResult
-from shared.runs.models import Json, NewLog, NewMessage, StepError, StepResult
+from shared.runs.models import Json, JsonObject, NewLog, NewMessage, StepError, StepResult
 
 _SHOWN_CHARACTERS = 300  # of a summary or a reason in a log line
 
@@ -28,8 +28,8 @@ class AgentState:
     """What the next decision needs. Equal for equal rows, whatever machine folded them.
 
     `plan` is None while a plan is wanted; `planning` is the planner's conversation, `conversation` the supervisor's.
-    `finished` holds title and summary of each finished phase. `lines` go out with the next decision; they are there
-    only while no step is open, so no line goes out twice.
+    `finished` holds title and summary of each finished phase, `steps` the numbers of all ended steps. `lines` go out
+    with the next decision; they are there only while no step is open, so no line goes out twice.
     """
 
     prompt: str
@@ -40,6 +40,7 @@ class AgentState:
     phase_at: int = 0
     finished: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     turn: Turn | None = None
+    steps: set[int] = field(default_factory=set[int])
     open: set[str] = field(default_factory=set[str])
     lines: list[NewLog] = field(default_factory=list[NewLog])
     artifacts: list[str] = field(default_factory=list[str])
@@ -69,17 +70,34 @@ def fresh(prompt: str) -> AgentState:
 def fold(state: AgentState, result: StepResult, limits: AgentLimits) -> AgentState:
     """Take in one ended step, in place."""
     state.open.discard(result.step.key)
+    state.steps.add(result.step.step_no)
     state.lines = []
     task = result.step.input.get("task")
     if task == "plan":
         state.plan_calls += 1
         _planned(state, result, limits)
     elif task == "turn":
-        state.turns += 1
-        state.phase_turns += 1
-        _answered(state, result, limits)
+        _turn_ended(state, result, limits)
     elif state.turn is not None:
         _call_ended(state.turn, result, limits)
+        _close_when_complete(state, limits)
+    return state
+
+
+def fold_remnant(state: AgentState, step_no: int, remnant: JsonObject, limits: AgentLimits) -> AgentState:
+    """Take in what is left of an ended step whose bulk was left out of the conversation, in place."""
+    state.steps.add(step_no)
+    state.lines = []
+    if "blocks" in remnant:
+        message = Message.from_json({"role": "assistant", "blocks": remnant["blocks"]})
+        verdict = Verdict("calls", tuple(Judged(call, "tool") for call in message.tool_calls))
+        state.turns += 1
+        state.phase_turns += 1
+        _answered(state, step_no, message, verdict, limits)
+    elif state.turn is not None:
+        turn, place = state.turn, cast("int", remnant["call"])
+        answer = ToolResult(turn.calls[place].call.id, prompts.LEFT_OUT, bool(remnant["is_error"]))
+        turn.end(place, step_no, answer, _names(remnant["artifacts"]))
         _close_when_complete(state, limits)
     return state
 
@@ -115,13 +133,20 @@ def _adopt(state: AgentState, plan: Plan) -> None:
     _enter_phase(state)
 
 
-def _answered(state: AgentState, result: StepResult, limits: AgentLimits) -> None:
+def _turn_ended(state: AgentState, result: StepResult, limits: AgentLimits) -> None:
+    state.turns += 1
+    state.phase_turns += 1
     if result.failed:
         state.failure = _error_of(result)
         return
     message = _spoken(result)
-    verdict = Verdict.recorded(result.output, message)
-    state.conversation.say(message)
+    _answered(state, result.step.step_no, message, Verdict.recorded(result.output, message), limits)
+
+
+def _answered(state: AgentState, step_no: int, message: Message, verdict: Verdict, limits: AgentLimits) -> None:
+    # Of an answer that only calls tools, nothing but the calls is ever looked at again.
+    plain = verdict.kind == "calls" and all(one.use == "tool" for one in verdict.calls)
+    state.conversation.say(message, (Origin(step_no),) if plain else ())
     state.silent = state.silent + 1 if verdict.kind == "silent" else 0
     match verdict.kind:
         case "declined":
@@ -165,8 +190,8 @@ def _call_ended(turn: Turn, result: StepResult, limits: AgentLimits) -> None:
         shown = prompts.untrusted(
             block.content, boundary=result.step.effect_key.hex[:12], longest=limits.result_characters
         )
-        turn.answers[place] = ToolResult(call.id, shown, block.is_error)
-        turn.artifacts[place] = [str(name) for name in cast("list[Json]", result.output["artifacts"])]
+        answer = ToolResult(call.id, shown, block.is_error)
+        turn.end(place, result.step.step_no, answer, _names(result.output["artifacts"]))
     else:
         words = _words_of(result.output.get("response"))[: limits.result_characters]
         told = prompts.user_answered(words) if task == "ask" else prompts.person_clarified(words)
@@ -187,7 +212,8 @@ def _close_when_complete(state: AgentState, limits: AgentLimits) -> None:
         state.conversation.say(Message.user(prompts.answer_cut(limits.output_tokens)))
     else:
         ended = prompts.PHASE_ENDED if finish is not None and finish.success else prompts.NEW_PLAN_FOLLOWS
-        state.conversation.say(Message.tool(*turn.results(ended=ended if finish or replan else None)))
+        results = turn.results(ended=ended if finish or replan else None)
+        state.conversation.say(Message.tool(*results), turn.origins())
     if finish is not None and finish.success:
         _finish_phase(state, finish.summary)
     elif finish is not None:
@@ -249,6 +275,10 @@ def _spoken(result: StepResult) -> Message:
 
 def _message(recorded: NewMessage) -> Message:
     return Message.from_json({"role": recorded.role, "blocks": recorded.content})
+
+
+def _names(value: Json) -> list[str]:
+    return [str(name) for name in cast("list[Json]", value)]
 
 
 def _error_of(result: StepResult) -> StepError:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared.engines.agent import prompts
+from shared.engines.agent.conversation import Origin
 from shared.engines.agent.verdict import Judged
 from shared.llm.model import ToolResult
-from shared.runs.models import StepError
+from shared.runs.models import Json, JsonObject, StepError
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class Turn:
         broken: calls whose step failed; they have an answer too.
         unknown: effectful calls that a crash interrupted, for which a person is asked.
         artifacts: names of the files that a call wrote.
+        steps: the step of each tool call that was performed to its end.
     """
 
     number: int
@@ -32,6 +34,13 @@ class Turn:
     broken: dict[int, StepError] = field(default_factory=dict[int, StepError])
     unknown: set[int] = field(default_factory=set[int])
     artifacts: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    steps: dict[int, int] = field(default_factory=dict[int, int])
+
+    def end(self, place: int, step_no: int, answer: ToolResult, artifacts: list[str]) -> None:
+        """Note how the tool call at `place` ended."""
+        self.answers[place] = answer
+        self.artifacts[place] = artifacts
+        self.steps[place] = step_no
 
     def missing(self) -> list[int]:
         """The places of calls whose step has not ended, in order."""
@@ -65,6 +74,17 @@ class Turn:
                 yield ToolResult(call_id, judged.problem or prompts.NOT_DONE, is_error=True)
             else:
                 yield ToolResult(call_id, ended or prompts.NOT_DONE, is_error=ended is None)
+
+    def origins(self) -> tuple[Origin | None, ...]:
+        """Where each of `results` comes from, and what is needed of it when its text is left out."""
+        return tuple(self._origin(place) for place in range(len(self.calls)))
+
+    def _origin(self, place: int) -> Origin | None:
+        if place not in self.steps:
+            return None
+        artifacts = list[Json](self.artifacts[place])
+        remnant: JsonObject = {"call": place, "is_error": self.answers[place].is_error, "artifacts": artifacts}
+        return Origin(self.steps[place], remnant)
 
     def written(self) -> Iterator[str]:
         """Names of the files that the turn wrote, in the order of its calls."""
