@@ -8,6 +8,48 @@ CREATE SCHEMA public;
 
 COMMENT ON SCHEMA public IS 'standard public schema';
 
+CREATE TYPE public.run_status AS ENUM (
+    'created',
+    'queued',
+    'planning',
+    'executing',
+    'awaiting_input',
+    'paused',
+    'completed',
+    'failed',
+    'cancelled',
+    'timeout'
+);
+
+CREATE TYPE private.advance_move AS (
+	id uuid,
+	wish public.run_status,
+	available_in double precision,
+	output jsonb,
+	error jsonb,
+	new_steps integer,
+	completed boolean,
+	in_flight integer,
+	charge bigint,
+	released bigint,
+	wanted bigint,
+	lines integer,
+	decision_lines integer,
+	account_id uuid,
+	was public.run_status,
+	revision bigint,
+	stop boolean,
+	pause boolean,
+	log_seq bigint,
+	broadcast_seq bigint,
+	broadcast_at timestamp with time zone,
+	slot_ids bigint[],
+	held bigint,
+	spent bigint,
+	need bigint,
+	over_cap boolean
+);
+
 CREATE TYPE public.account_kind AS ENUM (
     'personal',
     'organisation'
@@ -32,19 +74,6 @@ CREATE TYPE public.log_type AS ENUM (
     'user_input_required'
 );
 
-CREATE TYPE public.run_status AS ENUM (
-    'created',
-    'queued',
-    'planning',
-    'executing',
-    'awaiting_input',
-    'paused',
-    'completed',
-    'failed',
-    'cancelled',
-    'timeout'
-);
-
 CREATE TYPE public.step_effect AS ENUM (
     'pure',
     'idempotent',
@@ -63,200 +92,186 @@ CREATE TYPE public.step_status AS ENUM (
 CREATE FUNCTION private.advance_runs(p_batch jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_now timestamptz := private.clock();
   v_expires timestamptz := v_now + make_interval(secs => (p_batch ->> 'lease_seconds')::double precision);
-  v_won uuid[];
-  v_short uuid[] := '{}';
-  v_broke uuid[] := '{}';
-  v_capped uuid[];
-  v_needy uuid[];
-  v_needy_accounts uuid[];
-  v_needs bigint[];
+  v_moves private.advance_move[];
+  v_twice boolean;
+  v_needy boolean;
+  v_needy_ids uuid[] := '{}';
   v_got bigint[] := '{}';
-  v_base bigint[];
+  v_short uuid[] := '{}';
+  v_capped uuid[] := '{}';
+  v_broke uuid[] := '{}';
+  v_won uuid[];
   v_accounts uuid[];
+  v_revisions bigint[];
+  v_base bigint[];
   v_ended uuid[];
+  v_ended_accounts uuid[];
+  v_rests bigint[];
+  v_spent bigint[];
+  v_places bigint[];
   v_told uuid[];
   v_told_from bigint[];
   v_moved uuid[];
   v_moved_from text[];
   v_moved_to text[];
-  v_places bigint[];
-  v_count integer;
-  v_answer jsonb;
+  v_special jsonb;
+  v_unsent uuid[];
+  v_finished bigint;
+  v_count integer := jsonb_array_length(p_batch -> 'runs');
 begin
   if (p_batch ->> 'v') is distinct from '1' then
     raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
   end if;
 
-  if (select count(*) <> count(distinct x.run_id) from jsonb_to_recordset(p_batch -> 'runs') as x (run_id uuid)) then
+  -- Locked one by one in the order of ids.
+  select array_agg(row(i.run_id, i.status, i.available_in, i.output, i.error, i.new_steps, i.completed, i.in_flight,
+      i.charge, i.released, i.wanted, i.lines, coalesce(i.decision_lines, 0),
+      r.account_id, r.status, r.revision, r.stop_requested_at is not null, r.pause_requested_at is not null, r.log_seq,
+      r.broadcast_seq, r.broadcast_at, r.slot_ids, r.credits_held, r.credits_spent,
+      r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge),
+      coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false)
+      )::private.advance_move),
+    bool_or(i.times > 1),
+    bool_or(i.wanted > 0 and (
+      r.credits_reserved - i.released + i.wanted > r.credits_held - i.charge
+      or r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits))
+    into v_moves, v_twice, v_needy
+    from (
+      select x.*, count(*) over (partition by x.run_id) as times
+      from jsonb_to_recordset(p_batch -> 'runs') as x (
+        run_id uuid, lease_id uuid, revision bigint, status public.run_status, available_in double precision,
+        output jsonb, error jsonb, new_steps integer, completed boolean, in_flight integer, charge bigint,
+        released bigint, wanted bigint, lines integer, decision_lines integer)
+      order by x.run_id
+    ) i
+    cross join lateral (select * from public.agent_runs q where q.id = i.run_id for update) r
+    where r.lease_id = i.lease_id and r.revision = i.revision;
+  if v_twice then
     raise exception 'A batch names each run once' using errcode = 'RUN12';
   end if;
-  select array_agg(r.id) into v_won
-    from (
-      select r.id, r.lease_id, r.revision from public.agent_runs r
-      where r.id in (select x.run_id from jsonb_to_recordset(p_batch -> 'runs') as x (run_id uuid))
-      order by r.id for update
-    ) r
-    join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
-      on i.run_id = r.id and i.lease_id = r.lease_id and i.revision = r.revision;
-  v_won := coalesce(v_won, '{}');
-
-  -- Credits. Only a run that needs more than its hold touches its account's row, after all run rows.
-  select array_agg(r.id), array_agg(r.account_id), array_agg(n.need),
-         array_agg(r.id) filter (where n.spend > r.max_credits)
-    into v_needy, v_needy_accounts, v_needs, v_short
-    from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, charge bigint, released bigint, wanted bigint)
-    join public.agent_runs r on r.id = i.run_id
-    cross join lateral (
-      select r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge) as need,
-             r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted as spend
-    ) n
-    where r.id = any (v_won) and i.wanted > 0 and (n.need > 0 or n.spend > r.max_credits);
-  v_short := coalesce(v_short, '{}');
-  v_capped := v_short;
-  -- Every account that this call will touch, in order: those to draw from and those of runs that end.
-  perform 1 from public.credit_accounts c
-    where c.account_id = any (v_needy_accounts) or c.account_id in (
-      select r.account_id
-      from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, status public.run_status)
-      join public.agent_runs r on r.id = i.run_id
-      where r.id = any (v_won)
-        and (i.status in ('completed', 'failed', 'cancelled', 'timeout') or r.stop_requested_at is not null))
-    order by c.account_id for update;
-  if v_needy is not null then
-    -- Those over their own cap ask for nothing.
-    select array_agg(x.id), array_agg(x.account), array_agg(x.need) into v_needy, v_needy_accounts, v_needs
-      from unnest(v_needy, v_needy_accounts, v_needs) as x (id, account, need)
-      where x.need > 0 and x.id <> all (v_short);
-    if v_needy is not null then
-      v_got := private.top_up(v_needy, v_needy_accounts, v_needs);
-      v_short := v_short || coalesce(
-        (select array_agg(x.id) from unnest(v_needy, v_got) as x (id, got) where x.got = 0), '{}');
-    end if;
-  end if;
-  if cardinality(v_short) > 0 then
-    select coalesce(array_agg(i.run_id), '{}') into v_broke
-      from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, in_flight integer)
-      where i.run_id = any (v_short) and i.in_flight = 0;
+  if v_needy then
+    select c.ids, c.got, c.short, c.capped, c.broke into v_needy_ids, v_got, v_short, v_capped, v_broke
+      from private.find_credits(v_moves) c;
   end if;
 
-  with item as (
-    select i.*,
-      i.run_id = any (v_short) as short,
-      -- A request that came while this was under way must not be lost with the lease: who lets go of a run that is to
-      -- stop ends it, and who lets go of one that is to pause leaves it paused.
-      case
-        when coalesce(w.target, r.status) not in ('queued', 'awaiting_input', 'paused') then w.target
-        when r.stop_requested_at is not null then 'cancelled'
-        when r.pause_requested_at is not null then 'paused'
-        else w.target
-      end as target
-    from jsonb_to_recordset(p_batch -> 'runs') as i (
-      run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
-      new_steps integer, completed boolean, charge bigint, released bigint, wanted bigint, lines integer,
-      decision_lines integer)
-    join public.agent_runs r on r.id = i.run_id
-    cross join lateral (
-      select case when i.run_id = any (v_broke) then 'paused'::public.run_status else i.status end as target
-    ) w
-    where i.run_id = any (v_won)
-  ), before as (
-    select r.id, r.status, r.log_seq, r.broadcast_seq, r.broadcast_at,
-      i.target is not null and i.target <> r.status as moved,
-      coalesce(i.target, r.status) as target,
-      i.lines - case when i.short then i.decision_lines else 0 end
-        + (i.target is not null and i.target <> r.status)::integer + (i.run_id = any (v_broke))::integer as lines,
-      -- Who is only given back keeps its places and its turn; who waits, pauses or ends leaves the queue.
-      coalesce(i.target, r.status) not in ('planning', 'executing')
-        and not (i.target = 'queued' and coalesce(i.available_in <= 0, false)) as leaves
-    from public.agent_runs r join item i on i.run_id = r.id
-  ), written as (
-    update public.agent_runs r set
-      status = b.target,
-      resumes_as = case when b.target in ('planning', 'executing') then b.target else r.resumes_as end,
-      revision = r.revision + 1,
-      updated_at = v_now,
-      output = coalesce(i.output, r.output),
-      error = coalesce(i.error, r.error),
-      step_count = r.step_count + case when i.short then 0 else i.new_steps end,
-      attempt = case when i.completed then 0 else r.attempt end,
-      credits_held = r.credits_held - i.charge
-        + coalesce((select g.got from unnest(v_needy, v_got) as g (id, got) where g.id = r.id), 0),
-      credits_spent = r.credits_spent + i.charge,
-      credits_reserved = r.credits_reserved - i.released + case when i.short then 0 else i.wanted end,
-      log_seq = r.log_seq + b.lines,
-      broadcast_seq = case when d.due then r.log_seq + b.lines else r.broadcast_seq end,
-      broadcast_at = case when d.due then v_now else r.broadcast_at end,
-      lease_id = case when b.target in ('planning', 'executing') then r.lease_id end,
-      lease_owner = case when b.target in ('planning', 'executing') then r.lease_owner end,
-      lease_expires_at = case when b.target in ('planning', 'executing') then v_expires end,
-      available_at = case when b.target = 'queued' and i.available_in is not null
-        then v_now + make_interval(secs => i.available_in) else 'infinity' end,
-      fair_tag = case when not b.leaves then r.fair_tag end,
-      held_for = case when not b.leaves then r.held_for end,
-      paused_at = case when b.target = 'paused' then v_now end,
-      pause_requested_at = case when b.target in ('planning', 'executing') then r.pause_requested_at end,
-      stop_requested_at = case when b.target in ('planning', 'executing') then r.stop_requested_at end,
-      finished_at = case when b.target in ('completed', 'failed', 'cancelled', 'timeout') then v_now end
-    from item i
-    join before b on b.id = i.run_id
-    cross join lateral (
-      -- At once, then at most every 100 ms; a change of status always.
-      select b.moved or (b.log_seq + b.lines > b.broadcast_seq
-        and (b.broadcast_at is null or v_now - b.broadcast_at >= interval '100 milliseconds')) as due
-    ) d
-    where r.id = i.run_id
-    returning r.id, r.account_id, r.revision, r.lease_id, r.status, r.finished_at is not null as ended,
-      r.stop_requested_at is not null as stop, r.pause_requested_at is not null as pause, i.short,
-      r.log_seq > r.broadcast_seq as unsent, d.due, b.moved, b.status as from_status, b.log_seq as base,
-      b.broadcast_seq as told_before, b.leaves, r.slot_ids
-  )
-  select array_agg(w.id), array_agg(w.account_id), array_agg(w.base),
-      array_agg(w.id) filter (where w.ended),
-      array_agg(w.id) filter (where w.due), array_agg(w.told_before) filter (where w.due),
-      array_agg(w.id) filter (where w.moved), array_agg(w.from_status::text) filter (where w.moved),
-      array_agg(w.status::text) filter (where w.moved),
-      (select array_agg(u.id) from written x, unnest(x.slot_ids) as u (id) where x.leaves),
-      jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
-        'status', w.status, 'stop', w.stop, 'pause', w.pause, 'short', w.short, 'unsent', w.unsent))
-    into v_won, v_accounts, v_base, v_ended, v_told, v_told_from, v_moved, v_moved_from, v_moved_to, v_places, v_answer
-    from written w;
+  if v_moves is not null then
+    with move as materialized (
+      select m.*, w.target, m.id = any (v_short) as is_short,
+        w.target <> m.was as moved,
+        w.target in ('completed', 'failed', 'cancelled', 'timeout') as ended,
+        w.target in ('planning', 'executing') as leased,
+        -- Who is only given back keeps its places and its turn; who waits, pauses or ends leaves the queue.
+        w.target not in ('planning', 'executing')
+          and not (w.target = 'queued' and coalesce(m.available_in <= 0, false)) as leaves,
+        m.lines - case when m.id = any (v_short) then m.decision_lines else 0 end + (w.target <> m.was)::integer
+          + (m.id = any (v_broke))::integer as new_lines,
+        coalesce((select g.got from unnest(v_needy_ids, v_got) as g (id, got) where g.id = m.id), 0) as got
+      from unnest(v_moves) m
+      cross join lateral (
+        -- A request that came while this was under way must not be lost with the lease: who lets go of a run that is to
+        -- stop ends it, and who lets go of one that is to pause leaves it paused.
+        select case
+          when m.id = any (v_broke) and not m.stop then 'paused'::public.run_status
+          when m.id = any (v_broke) then 'cancelled'
+          when m.wish is null then m.was
+          when m.wish not in ('queued', 'awaiting_input', 'paused') then m.wish
+          when m.stop then 'cancelled'
+          when m.pause then 'paused'
+          else m.wish
+        end as target
+      ) w
+    ), written as (
+      update public.agent_runs r set
+        status = m.target,
+        resumes_as = case when m.leased then m.target else r.resumes_as end,
+        revision = r.revision + 1,
+        updated_at = v_now,
+        output = coalesce(m.output, r.output),
+        error = coalesce(m.error, r.error),
+        step_count = r.step_count + case when m.is_short then 0 else m.new_steps end,
+        attempt = case when m.completed then 0 else r.attempt end,
+        credits_held = case when m.ended then 0 else r.credits_held - m.charge + m.got end,
+        credits_spent = r.credits_spent + m.charge,
+        credits_reserved = case when m.ended then 0
+          else r.credits_reserved - m.released + case when m.is_short then 0 else m.wanted end end,
+        log_seq = r.log_seq + m.new_lines,
+        broadcast_seq = case when d.due then r.log_seq + m.new_lines else r.broadcast_seq end,
+        broadcast_at = case when d.due then v_now else r.broadcast_at end,
+        lease_id = case when m.leased then r.lease_id end,
+        lease_owner = case when m.leased then r.lease_owner end,
+        lease_expires_at = case when m.leased then v_expires end,
+        available_at = case when m.target = 'queued' and m.available_in is not null
+          then v_now + make_interval(secs => m.available_in) else 'infinity' end,
+        fair_tag = case when not m.leaves then r.fair_tag end,
+        held_for = case when not m.leaves then r.held_for end,
+        paused_at = case when m.target = 'paused' then v_now end,
+        pause_requested_at = case when m.leased then r.pause_requested_at end,
+        stop_requested_at = case when m.leased then r.stop_requested_at end,
+        finished_at = case when m.ended then v_now end
+      from move m
+      cross join lateral (
+        -- At once, then at most every 100 ms; a change of status always.
+        select m.moved or (m.log_seq + m.new_lines > m.broadcast_seq
+          and (m.broadcast_at is null or v_now - m.broadcast_at >= interval '100 milliseconds')) as due
+      ) d
+      where r.id = m.id
+      returning m.id, m.account_id, r.revision, r.lease_id, m.target, m.was, m.wish, m.ended, m.moved, m.leaves, m.stop,
+        m.pause, m.is_short, m.log_seq, m.broadcast_seq, m.slot_ids, m.held - m.charge + m.got as rest,
+        r.credits_spent, d.due, not d.due and r.log_seq > r.broadcast_seq as unsent
+    )
+    select array_agg(w.id), array_agg(w.account_id), array_agg(w.revision), array_agg(w.log_seq),
+        array_agg(w.id) filter (where w.ended), array_agg(w.account_id) filter (where w.ended),
+        array_agg(w.rest) filter (where w.ended), array_agg(w.credits_spent) filter (where w.ended),
+        (select array_agg(u.id) from written x, unnest(x.slot_ids) as u (id) where x.leaves),
+        array_agg(w.id) filter (where w.due), array_agg(w.broadcast_seq) filter (where w.due),
+        array_agg(w.id) filter (where w.moved), array_agg(w.was::text) filter (where w.moved),
+        array_agg(w.target::text) filter (where w.moved),
+        array_agg(w.id) filter (where w.unsent),
+        jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
+            'status', w.target, 'stop', w.stop, 'pause', w.pause, 'short', w.is_short))
+          filter (where w.stop or w.pause or w.is_short or w.target <> coalesce(w.wish, w.was))
+      into v_won, v_accounts, v_revisions, v_base, v_ended, v_ended_accounts, v_rests, v_spent, v_places, v_told,
+        v_told_from, v_moved, v_moved_from, v_moved_to, v_unsent, v_special
+      from written w;
 
-  if v_won is not null then
     if p_batch ? 'finish' then
-      update public.agent_steps s set
-          status = f.status,
-          attempt = s.attempt + (f.status = 'pending')::integer,
-          failed_attempts = s.failed_attempts + f.failed::integer,
-          output = f.output,
-          error = f.error,
-          waits_for = f.waits_for,
-          available_at = case when f.status in ('pending', 'running') then
-            case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
-            else s.available_at end,
-          credits_spent = s.credits_spent + f.credits,
-          finished_at = case when f.status in ('pending', 'running') then null else v_now end,
-          finished_revision = case when f.status in ('pending', 'running') then null else i.revision + 1 end
-        from jsonb_to_recordset(p_batch -> 'finish') as f (
-          run_id uuid, step_no integer, attempt integer, status public.step_status, output jsonb, error jsonb,
-          credits bigint, failed boolean, available_in double precision, waits_for text)
-        join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, revision bigint) on i.run_id = f.run_id
-        where f.run_id = any (v_won) and s.run_id = f.run_id and s.step_no = f.step_no and s.status = 'running'
-          and s.attempt = f.attempt;
-      get diagnostics v_count = row_count;
-      if v_count <> (select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (run_id uuid)
-                     where f.run_id = any (v_won)) then
+      with done as (
+        update public.agent_steps s set
+            status = f.status,
+            attempt = s.attempt + (f.status = 'pending')::integer,
+            failed_attempts = s.failed_attempts + coalesce(f.failed, false)::integer,
+            output = f.output,
+            error = f.error,
+            waits_for = f.waits_for,
+            available_at = case when f.status in ('pending', 'running') then
+              case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
+              else s.available_at end,
+            credits_spent = s.credits_spent + f.credits,
+            finished_at = case when f.status not in ('pending', 'running') then v_now end,
+            finished_revision = case when f.status not in ('pending', 'running') then w.revision end
+          from jsonb_to_recordset(p_batch -> 'finish') as f (
+            run_id uuid, step_no integer, attempt integer, status public.step_status, output jsonb, error jsonb,
+            credits bigint, failed boolean, available_in double precision, waits_for text)
+          join unnest(v_won, v_revisions) as w (id, revision) on w.id = f.run_id
+          where s.run_id = f.run_id and s.step_no = f.step_no and s.status = 'running' and s.attempt = f.attempt
+          returning s.account_id, s.run_id, s.step_no, f.attempt, f.credits
+      ), booked as (
+        insert into public.credit_ledger (account_id, run_id, step_no, attempt, kind, debit, credit, amount, created_at)
+          select d.account_id, d.run_id, d.step_no, d.attempt, 'settle', 'held', 'spent', d.credits, v_now
+          from done d where d.credits > 0
+      )
+      select count(*) into v_finished from done;
+      if v_finished <> jsonb_array_length(p_batch -> 'finish') and v_finished <> (
+        select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (run_id uuid) where f.run_id = any (v_won)
+      ) then
         raise exception 'A step to finish is not running in that attempt' using errcode = 'RUN12';
       end if;
-      insert into public.credit_ledger (account_id, run_id, step_no, attempt, kind, debit, credit, amount)
-        select w.account_id, f.run_id, f.step_no, f.attempt, 'settle', 'held', 'spent', f.credits
-        from jsonb_to_recordset(p_batch -> 'finish') as f (
-          run_id uuid, step_no integer, attempt integer, credits bigint)
-        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = f.run_id
-        where f.credits > 0;
       if exists (select from private.step_deltas) then
         delete from private.step_deltas d
           using jsonb_to_recordset(p_batch -> 'finish') as f (run_id uuid, step_no integer)
@@ -270,20 +285,20 @@ begin
         select s.run_id, s.step_no, w.account_id, s.key, s.kind, s.name, s.phase, 'running', s.max_attempts, s.effect,
           s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now, v_now
         from jsonb_to_recordset(p_batch -> 'start') as s (
-          run_id uuid, step_no integer, again boolean, key text, kind text, name text, phase text,
-          max_attempts integer, effect public.step_effect, effect_key uuid, input jsonb,
-          timeout_seconds double precision, credits_bound bigint)
+          run_id uuid, step_no integer, key text, kind text, name text, phase text, max_attempts integer,
+          effect public.step_effect, effect_key uuid, input jsonb, timeout_seconds double precision,
+          credits_bound bigint)
         join unnest(v_won, v_accounts) as w (id, account_id) on w.id = s.run_id
-        where not s.again and s.run_id <> all (v_short);
+        where s.run_id <> all (v_short);
+    end if;
+    if p_batch ? 'restart' then
       update public.agent_steps t
         set status = 'running', started_at = v_now, credits_bound = s.credits_bound, waits_for = null
-        from jsonb_to_recordset(p_batch -> 'start') as s (
-          run_id uuid, step_no integer, again boolean, credits_bound bigint)
-        where s.again and s.run_id = any (v_won) and s.run_id <> all (v_short)
-          and t.run_id = s.run_id and t.step_no = s.step_no;
+        from jsonb_to_recordset(p_batch -> 'restart') as s (run_id uuid, step_no integer, credits_bound bigint)
+        where s.run_id = any (v_won) and s.run_id <> all (v_short) and t.run_id = s.run_id and t.step_no = s.step_no;
     end if;
 
-    if p_batch ? 'logs' or v_moved is not null or cardinality(v_broke) > 0 then
+    if p_batch ? 'logs' or v_moved is not null or v_broke <> '{}' then
       insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
         select l.run_id, w.base + row_number() over (partition by l.run_id order by l.rank, l.position), w.account_id,
           l.log_type, l.message, coalesce(l.metadata, '{}'), v_now
@@ -293,7 +308,7 @@ begin
               as (run_id uuid, log_type public.log_type, message text, metadata jsonb, of_decision boolean))
               with ordinality as x (run_id, log_type, message, metadata, of_decision, position)
             -- A decision that starts nothing is drawn again later, and says its lines then.
-            where not (x.of_decision and x.run_id = any (v_short))
+            where x.of_decision is not true or x.run_id <> all (v_short)
           union all
           select b.id, 2, 1, 'warning',
             case when b.id = any (v_capped)
@@ -310,60 +325,11 @@ begin
         join unnest(v_won, v_accounts, v_base) as w (id, account_id, base) on w.id = l.run_id;
     end if;
 
-    if p_batch ? 'messages' then
-      insert into public.agent_messages (run_id, account_id, step_no, role, content, created_at)
-        select m.run_id, w.account_id, m.step_no, m.role, m.content, v_now
-        from rows from (jsonb_to_recordset(p_batch -> 'messages')
-          as (run_id uuid, step_no integer, role text, content jsonb)) with ordinality
-          as m (run_id, step_no, role, content, position)
-        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = m.run_id
-        order by m.position;
+    if p_batch ?| '{messages,artifacts,plans,requests,snapshots}' then
+      perform private.write_records(p_batch, v_won, v_accounts, v_revisions);
     end if;
-    if p_batch ? 'artifacts' then
-      insert into public.agent_artifacts (run_id, account_id, step_no, name, content_type, content, size_bytes, created_at)
-        select a.run_id, w.account_id, a.step_no, a.name, a.content_type, a.content, octet_length(a.content), v_now
-        from rows from (jsonb_to_recordset(p_batch -> 'artifacts')
-          as (run_id uuid, step_no integer, name text, content_type text, content text)) with ordinality
-          as a (run_id, step_no, name, content_type, content, position)
-        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = a.run_id
-        order by a.position;
-    end if;
-    if p_batch ? 'plans' then
-      insert into public.agent_plans (run_id, number, account_id, step_no, goal, phases, reason, created_at)
-        select p.run_id,
-          (select count(*) from public.agent_plans o where o.run_id = p.run_id)
-            + row_number() over (partition by p.run_id order by p.position),
-          w.account_id, p.step_no, p.goal, p.phases, p.reason, v_now
-        from rows from (jsonb_to_recordset(p_batch -> 'plans')
-          as (run_id uuid, step_no integer, goal text, phases jsonb, reason text)) with ordinality
-          as p (run_id, step_no, goal, phases, reason, position)
-        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = p.run_id;
-    end if;
-    if p_batch ? 'requests' then
-      insert into public.human_requests (run_id, account_id, step_no, kind, prompt, options)
-        select q.run_id, w.account_id, q.step_no, q.kind, q.prompt, coalesce(q.options, '[]')
-        from jsonb_to_recordset(p_batch -> 'requests') as q (
-          run_id uuid, step_no integer, kind text, prompt text, options jsonb)
-        join unnest(v_won, v_accounts) as w (id, account_id) on w.id = q.run_id;
-    end if;
-
-    -- After the messages: the newest of them is the last that the snapshot covers.
-    if p_batch ? 'snapshots' then
-      insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, message_no, state)
-        select s.run_id, i.revision + 1, s.version, s.step_count, s.open_steps, s.kept_steps,
-          coalesce((select max(m.message_no) from public.agent_messages m where m.run_id = s.run_id), 0), s.state
-        from jsonb_to_recordset(p_batch -> 'snapshots') as s (
-          run_id uuid, version integer, step_count integer, open_steps integer[], kept_steps integer[], state jsonb)
-        join jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, revision bigint) on i.run_id = s.run_id
-        where s.run_id = any (v_won)
-        on conflict (run_id) do update
-          set revision = excluded.revision, version = excluded.version, step_count = excluded.step_count,
-              open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, message_no = excluded.message_no,
-              state = excluded.state;
-    end if;
-
     if v_ended is not null then
-      perform private.close_runs(v_ended);
+      perform private.close_runs(v_ended, v_ended_accounts, v_rests, v_spent);
     end if;
     if v_places is not null then
       perform private.give_places(v_places);
@@ -373,12 +339,16 @@ begin
     end if;
   end if;
 
-  return coalesce(v_answer, '[]') || coalesce((
-    select jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
-      'lease_id', r.lease_id, 'status', r.status))
-    from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid)
-    left join public.agent_runs r on r.id = i.run_id
-    where v_won is null or i.run_id <> all (v_won)), '[]');
+  if v_won is null or cardinality(v_won) < v_count then
+    select coalesce(v_special, '[]') || jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false,
+        'revision', r.revision, 'lease_id', r.lease_id, 'status', r.status))
+      into v_special
+      from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid)
+      left join public.agent_runs r on r.id = i.run_id
+      where v_won is null or i.run_id <> all (v_won);
+  end if;
+  return jsonb_build_object('won', coalesce(cardinality(v_won), 0), 'runs', coalesce(v_special, '[]'),
+    'unsent', to_jsonb(coalesce(v_unsent, '{}')));
 end $$;
 
 CREATE FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.log_type, p_messages text[], p_metadata jsonb[]) RETURNS void
@@ -442,23 +412,141 @@ CREATE FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) R
     SET search_path TO ''
     AS $$
 begin
-  perform realtime.send(
-    jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', lines.lines),
-    'log', 'run:' || r.id, true)
-  from unnest(p_run_ids, p_from_seqs) as tail (run_id, from_seq)
-  join public.agent_runs r on r.id = tail.run_id
+  perform case when tail.bytes <= 150000
+      then realtime.send(
+        jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', tail.lines),
+        'log', 'run:' || r.id, true)
+      else private.broadcast_long_tail(r, told.from_seq) end
+  from unnest(p_run_ids, p_from_seqs) as told (run_id, from_seq)
+  join public.agent_runs r on r.id = told.run_id
   cross join lateral (
-    select jsonb_agg(jsonb_build_object(
-      'seq', l.seq, 'log_type', l.log_type, 'message', l.message, 'metadata', l.metadata, 'created_at', l.created_at
-    ) order by l.seq) as lines
+    select jsonb_agg(jsonb_build_object('seq', l.seq, 'log_type', l.log_type, 'message', l.message,
+        'metadata', l.metadata, 'created_at', l.created_at)) as lines,
+      sum(octet_length(l.message) + pg_column_size(l.metadata) * 2 + 150) as bytes
+    from (
+      select * from public.agent_task_logs t where t.run_id = r.id and t.seq > told.from_seq order by t.seq
+    ) l
+  ) tail
+  where tail.lines is not null;
+end $$;
+
+CREATE FUNCTION private.clock() RETURNS timestamp with time zone
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$ select pg_catalog.clock_timestamp() $$;
+
+CREATE TABLE public.agent_runs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    account_id uuid NOT NULL,
+    user_id uuid,
+    agent_id uuid,
+    engine text NOT NULL,
+    status public.run_status DEFAULT 'created'::public.run_status NOT NULL,
+    resumes_as public.run_status DEFAULT 'planning'::public.run_status NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    input jsonb DEFAULT '{}'::jsonb NOT NULL,
+    output jsonb,
+    error jsonb,
+    available_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
+    priority smallint DEFAULT 0 NOT NULL,
+    concurrency_key text,
+    concurrency_limit integer,
+    fair_tag bigint,
+    held_for bigint,
+    slot_ids bigint[],
+    started_at timestamp with time zone,
+    paused_at timestamp with time zone,
+    deadline_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    lease_id uuid,
+    lease_owner text,
+    lease_expires_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    max_attempts integer DEFAULT 5 NOT NULL,
+    stop_requested_at timestamp with time zone,
+    pause_requested_at timestamp with time zone,
+    max_steps integer DEFAULT 100 NOT NULL,
+    timeout_seconds integer DEFAULT 3600 NOT NULL,
+    step_count integer DEFAULT 0 NOT NULL,
+    max_credits bigint,
+    credits_held bigint DEFAULT 0 NOT NULL,
+    credits_reserved bigint DEFAULT 0 NOT NULL,
+    credits_spent bigint DEFAULT 0 NOT NULL,
+    log_seq bigint DEFAULT 0 NOT NULL,
+    broadcast_seq bigint DEFAULT 0 NOT NULL,
+    broadcast_at timestamp with time zone,
+    forked_from uuid,
+    fork_step integer,
+    CONSTRAINT agent_runs_concurrency_key_check CHECK (((char_length(concurrency_key) >= 1) AND (char_length(concurrency_key) <= 200))),
+    CONSTRAINT agent_runs_concurrency_limit_check CHECK (((concurrency_limit >= 1) AND (concurrency_limit <= 10000))),
+    CONSTRAINT agent_runs_credits_held_check CHECK ((credits_held >= 0)),
+    CONSTRAINT agent_runs_credits_reserved_check CHECK ((credits_reserved >= 0)),
+    CONSTRAINT agent_runs_credits_spent_check CHECK ((credits_spent >= 0)),
+    CONSTRAINT agent_runs_finished_at_the_end CHECK (((status = ANY (ARRAY['completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT agent_runs_in_the_queue CHECK ((((fair_tag IS NULL) = (held_for IS DISTINCT FROM 0)) AND ((held_for IS NULL) OR (status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'executing'::public.run_status]))) AND ((status <> ALL (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) OR (NOT (held_for IS DISTINCT FROM 0))))),
+    CONSTRAINT agent_runs_lease_while_running CHECK ((((status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (lease_owner IS NULL)) AND ((lease_id IS NULL) = (lease_expires_at IS NULL)))),
+    CONSTRAINT agent_runs_limit_has_a_key CHECK (((concurrency_key IS NULL) = (concurrency_limit IS NULL))),
+    CONSTRAINT agent_runs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT agent_runs_max_credits_check CHECK ((max_credits > 0)),
+    CONSTRAINT agent_runs_max_steps_check CHECK (((max_steps >= 1) AND (max_steps <= 10000))),
+    CONSTRAINT agent_runs_priority_check CHECK (((priority >= '-100'::integer) AND (priority <= 100))),
+    CONSTRAINT agent_runs_resumes_as_check CHECK ((resumes_as = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]))),
+    CONSTRAINT agent_runs_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 604800)))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE public.agent_runs IS 'One execution of any engine. Written by functions only; revision rises with every transition.';
+
+COMMENT ON COLUMN public.agent_runs.resumes_as IS 'What a claim moves a queued run to: planning or executing.';
+
+COMMENT ON COLUMN public.agent_runs.revision IS 'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
+
+COMMENT ON COLUMN public.agent_runs.available_at IS 'A queued run comes up for a place from here on; infinity waits for an event.';
+
+COMMENT ON COLUMN public.agent_runs.priority IS 'Higher goes first among the account''s own runs; it moves nobody else''s.';
+
+COMMENT ON COLUMN public.agent_runs.concurrency_key IS 'At most concurrency_limit runs of the account with this key go on at a time.';
+
+COMMENT ON COLUMN public.agent_runs.fair_tag IS 'Its place in the order of claims: a start-time tag, given with its places. Null while it is held or does not queue.';
+
+COMMENT ON COLUMN public.agent_runs.held_for IS '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
+
+COMMENT ON COLUMN public.agent_runs.slot_ids IS 'The slots it takes a place of: its account''s first, then its agent''s and its key''s.';
+
+COMMENT ON COLUMN public.agent_runs.deadline_at IS 'Set at start, moved by paused time; over it the run ends as timeout.';
+
+COMMENT ON COLUMN public.agent_runs.lease_id IS 'The fence: new at every claim, named by every advance.';
+
+COMMENT ON COLUMN public.agent_runs.attempt IS 'Leases that expired since the last completed step; above max_attempts the run is poison.';
+
+COMMENT ON COLUMN public.agent_runs.credits_held IS 'What is left of the hold, in micro-credits.';
+
+COMMENT ON COLUMN public.agent_runs.credits_reserved IS 'The upper bounds of the steps that are open, part of credits_held.';
+
+COMMENT ON COLUMN public.agent_runs.log_seq IS 'The seq of the last log line; gap-free from 1.';
+
+COMMENT ON COLUMN public.agent_runs.broadcast_seq IS 'The seq of the last log line that was broadcast.';
+
+CREATE FUNCTION private.broadcast_long_tail(p_run public.agent_runs, p_from_seq bigint) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select realtime.send(
+    jsonb_build_object('run_id', p_run.id, 'status', p_run.status, 'revision', p_run.revision, 'lines', part.lines),
+    'log', 'run:' || p_run.id, true)
+  from (
+    select jsonb_agg(jsonb_build_object('seq', l.seq, 'log_type', l.log_type, 'message', l.message,
+      'metadata', l.metadata, 'created_at', l.created_at) order by l.seq) as lines
     from (
       select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
-      from public.agent_task_logs t where t.run_id = r.id and t.seq > tail.from_seq
+      from public.agent_task_logs t where t.run_id = p_run.id and t.seq > p_from_seq
     ) l
     group by l.bytes / 150000
     order by min(l.seq)
-  ) lines;
-end $$;
+  ) part
+$$;
 
 CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -539,12 +627,7 @@ begin
     'swept', v_swept);
 end $$;
 
-CREATE FUNCTION private.clock() RETURNS timestamp with time zone
-    LANGUAGE sql
-    SET search_path TO ''
-    AS $$ select pg_catalog.clock_timestamp() $$;
-
-CREATE FUNCTION private.close_runs(p_run_ids uuid[]) RETURNS void
+CREATE FUNCTION private.close_runs(p_run_ids uuid[], p_account_ids uuid[], p_rests bigint[], p_spent bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
@@ -554,27 +637,25 @@ begin
   update public.agent_steps s
     set status = 'cancelled', finished_at = v_now, waits_for = null, finished_revision = r.revision
     from public.agent_runs r
-    where s.run_id = any (p_run_ids) and s.status in ('pending', 'running') and r.id = s.run_id;
+    where r.id = any (p_run_ids) and s.run_id = r.id and s.status in ('pending', 'running');
   update public.human_requests set status = 'cancelled'
     where run_id = any (p_run_ids) and status = 'open';
-  delete from private.step_deltas where run_id = any (p_run_ids);
+  if exists (select from private.step_deltas) then
+    delete from private.step_deltas where run_id = any (p_run_ids);
+  end if;
   delete from private.run_snapshots where run_id = any (p_run_ids);
 
-  perform 1 from public.credit_accounts c
-    where c.account_id in (select r.account_id from public.agent_runs r where r.id = any (p_run_ids))
-    order by c.account_id for update;
+  perform 1 from public.credit_accounts c where c.account_id = any (p_account_ids) order by c.account_id for update;
   update public.credit_accounts c
     set available = c.available + t.rest, held = c.held - t.rest - t.spent, spent = c.spent + t.spent, updated_at = v_now
     from (
-      select r.account_id, sum(r.credits_held) as rest, sum(r.credits_spent) as spent
-      from public.agent_runs r where r.id = any (p_run_ids) group by r.account_id
+      select u.account_id, sum(u.rest) as rest, sum(u.spent) as spent
+      from unnest(p_account_ids, p_rests, p_spent) as u (account_id, rest, spent) group by u.account_id
     ) t
     where c.account_id = t.account_id and (t.rest > 0 or t.spent > 0);
-  insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
-    select r.account_id, r.id, 'release', 'held', 'available', r.credits_held
-    from public.agent_runs r where r.id = any (p_run_ids) and r.credits_held > 0;
-  update public.agent_runs set credits_held = 0, credits_reserved = 0
-    where id = any (p_run_ids) and (credits_held > 0 or credits_reserved > 0);
+  insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount, created_at)
+    select u.account_id, u.run_id, 'release', 'held', 'available', u.rest, v_now
+    from unnest(p_run_ids, p_account_ids, p_rests) as u (run_id, account_id, rest) where u.rest > 0;
 end $$;
 
 CREATE FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) RETURNS jsonb
@@ -747,6 +828,9 @@ declare
   v_from text[];
   v_places bigint[];
   v_unused bigint[];
+  v_accounts uuid[];
+  v_rests bigint[];
+  v_spent bigint[];
 begin
   if cardinality(p_run_ids) = 0 then
     return;
@@ -754,15 +838,18 @@ begin
   select array_agg(u.id), array_agg(u.id) filter (where r.status = 'queued' and u.id = r.slot_ids[1])
     into v_places, v_unused
     from public.agent_runs r, unnest(r.slot_ids) as u (id) where r.id = any (p_run_ids) and r.held_for = 0;
-  select array_agg(r.status::text order by e.position) into v_from
+  select array_agg(r.status::text order by e.position), array_agg(r.account_id order by e.position),
+      array_agg(r.credits_held order by e.position), array_agg(r.credits_spent order by e.position)
+    into v_from, v_accounts, v_rests, v_spent
     from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
   update public.agent_runs r
     set status = p_status, error = coalesce(e.error, r.error), finished_at = v_now, updated_at = v_now,
         revision = r.revision + 1, available_at = 'infinity', lease_id = null, lease_owner = null,
-        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null, fair_tag = null, held_for = null
+        lease_expires_at = null, stop_requested_at = null, pause_requested_at = null, fair_tag = null, held_for = null,
+        credits_held = 0, credits_reserved = 0
     from unnest(p_run_ids, p_errors) as e (run_id, error)
     where r.id = e.run_id;
-  perform private.close_runs(p_run_ids);
+  perform private.close_runs(p_run_ids, v_accounts, v_rests, v_spent);
   if v_places is not null then
     perform private.give_places(v_places, v_unused);
   end if;
@@ -780,6 +867,34 @@ begin
   insert into public.accounts (id, kind, name) values (p_user_id, 'personal', 'Personal') on conflict do nothing;
   insert into public.account_members (account_id, user_id, role)
     values (p_user_id, p_user_id, 'owner') on conflict do nothing;
+end $$;
+
+CREATE FUNCTION private.find_credits(p_moves private.advance_move[], OUT ids uuid[], OUT got bigint[], OUT short uuid[], OUT capped uuid[], OUT broke uuid[]) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_accounts uuid[];
+  v_needs bigint[];
+begin
+  select coalesce(array_agg(m.id), '{}') into capped
+    from unnest(p_moves) m where m.wanted > 0 and m.over_cap;
+  select coalesce(array_agg(m.id), '{}'), array_agg(m.account_id), array_agg(m.need) into ids, v_accounts, v_needs
+    from unnest(p_moves) m where m.wanted > 0 and m.need > 0 and not m.over_cap;
+  -- Every account that the advance will touch, in order: those to draw from, and those of runs that end.
+  perform 1 from public.credit_accounts c
+    where c.account_id in (
+      select m.account_id from unnest(p_moves) m
+      where m.id = any (ids) or m.stop or m.wish in ('completed', 'failed', 'cancelled', 'timeout'))
+    order by c.account_id for update;
+  got := '{}';
+  short := capped;
+  if ids <> '{}' then
+    got := private.top_up(ids, v_accounts, v_needs);
+    short := short || array(select u.id from unnest(ids, got) as u (id, got) where u.got = 0);
+  end if;
+  select coalesce(array_agg(m.id), '{}') into broke
+    from unnest(p_moves) m where m.id = any (short) and m.in_flight = 0;
 end $$;
 
 CREATE FUNCTION private.flush_logs(p_run_ids uuid[]) RETURNS void
@@ -840,33 +955,6 @@ begin
   insert into public.credit_ledger (account_id, kind, debit, credit, amount)
     values (p_account_id, 'grant', 'issued', 'available', p_amount);
   return v_available;
-end $$;
-
-CREATE FUNCTION private.guard_run() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-begin
-  if not exists (
-    select from private.run_transitions t where t.from_status = old.status and t.to_status = new.status
-  ) then
-    raise exception 'Run % is % and cannot become %', old.id, old.status, new.status using errcode = 'RUN02';
-  end if;
-  return new;
-end $$;
-
-CREATE FUNCTION private.guard_step() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-begin
-  if not exists (
-    select from private.step_transitions t where t.from_status = old.status and t.to_status = new.status
-  ) then
-    raise exception 'Step % of run % is % and cannot become %', old.step_no, old.run_id, old.status, new.status
-      using errcode = 'RUN02';
-  end if;
-  return new;
 end $$;
 
 CREATE FUNCTION private.hand_on(p_slot_ids bigint[]) RETURNS void
@@ -986,102 +1074,6 @@ CREATE FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes int
       then format('%s has a number beyond 1e308', p_name)
   end
 $_$;
-
-CREATE TABLE public.agent_runs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    account_id uuid NOT NULL,
-    user_id uuid,
-    agent_id uuid,
-    engine text NOT NULL,
-    status public.run_status DEFAULT 'created'::public.run_status NOT NULL,
-    resumes_as public.run_status DEFAULT 'planning'::public.run_status NOT NULL,
-    revision bigint DEFAULT 1 NOT NULL,
-    input jsonb DEFAULT '{}'::jsonb NOT NULL,
-    output jsonb,
-    error jsonb,
-    available_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
-    priority smallint DEFAULT 0 NOT NULL,
-    concurrency_key text,
-    concurrency_limit integer,
-    fair_tag bigint,
-    held_for bigint,
-    slot_ids bigint[],
-    started_at timestamp with time zone,
-    paused_at timestamp with time zone,
-    deadline_at timestamp with time zone,
-    finished_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
-    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
-    lease_id uuid,
-    lease_owner text,
-    lease_expires_at timestamp with time zone,
-    attempt integer DEFAULT 0 NOT NULL,
-    max_attempts integer DEFAULT 5 NOT NULL,
-    stop_requested_at timestamp with time zone,
-    pause_requested_at timestamp with time zone,
-    max_steps integer DEFAULT 100 NOT NULL,
-    timeout_seconds integer DEFAULT 3600 NOT NULL,
-    step_count integer DEFAULT 0 NOT NULL,
-    max_credits bigint,
-    credits_held bigint DEFAULT 0 NOT NULL,
-    credits_reserved bigint DEFAULT 0 NOT NULL,
-    credits_spent bigint DEFAULT 0 NOT NULL,
-    log_seq bigint DEFAULT 0 NOT NULL,
-    broadcast_seq bigint DEFAULT 0 NOT NULL,
-    broadcast_at timestamp with time zone,
-    forked_from uuid,
-    fork_step integer,
-    CONSTRAINT agent_runs_concurrency_key_check CHECK (((char_length(concurrency_key) >= 1) AND (char_length(concurrency_key) <= 200))),
-    CONSTRAINT agent_runs_concurrency_limit_check CHECK (((concurrency_limit >= 1) AND (concurrency_limit <= 10000))),
-    CONSTRAINT agent_runs_credits_held_check CHECK ((credits_held >= 0)),
-    CONSTRAINT agent_runs_credits_reserved_check CHECK ((credits_reserved >= 0)),
-    CONSTRAINT agent_runs_credits_spent_check CHECK ((credits_spent >= 0)),
-    CONSTRAINT agent_runs_engine_check CHECK ((engine ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
-    CONSTRAINT agent_runs_finished_at_the_end CHECK (((status = ANY (ARRAY['completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status])) = (finished_at IS NOT NULL))),
-    CONSTRAINT agent_runs_in_the_queue CHECK ((((fair_tag IS NULL) = (held_for IS DISTINCT FROM 0)) AND ((held_for IS NULL) OR (status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'executing'::public.run_status]))) AND ((status <> ALL (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) OR (NOT (held_for IS DISTINCT FROM 0))))),
-    CONSTRAINT agent_runs_input_check CHECK ((jsonb_typeof(input) = 'object'::text)),
-    CONSTRAINT agent_runs_lease_while_running CHECK ((((status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (lease_owner IS NULL)) AND ((lease_id IS NULL) = (lease_expires_at IS NULL)))),
-    CONSTRAINT agent_runs_limit_has_a_key CHECK (((concurrency_key IS NULL) = (concurrency_limit IS NULL))),
-    CONSTRAINT agent_runs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
-    CONSTRAINT agent_runs_max_credits_check CHECK ((max_credits > 0)),
-    CONSTRAINT agent_runs_max_steps_check CHECK (((max_steps >= 1) AND (max_steps <= 10000))),
-    CONSTRAINT agent_runs_priority_check CHECK (((priority >= '-100'::integer) AND (priority <= 100))),
-    CONSTRAINT agent_runs_resumes_as_check CHECK ((resumes_as = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]))),
-    CONSTRAINT agent_runs_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 604800)))
-)
-WITH (fillfactor='70');
-
-COMMENT ON TABLE public.agent_runs IS 'One execution of any engine. Written by functions only; revision rises with every transition.';
-
-COMMENT ON COLUMN public.agent_runs.resumes_as IS 'What a claim moves a queued run to: planning or executing.';
-
-COMMENT ON COLUMN public.agent_runs.revision IS 'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
-
-COMMENT ON COLUMN public.agent_runs.available_at IS 'A queued run comes up for a place from here on; infinity waits for an event.';
-
-COMMENT ON COLUMN public.agent_runs.priority IS 'Higher goes first among the account''s own runs; it moves nobody else''s.';
-
-COMMENT ON COLUMN public.agent_runs.concurrency_key IS 'At most concurrency_limit runs of the account with this key go on at a time.';
-
-COMMENT ON COLUMN public.agent_runs.fair_tag IS 'Its place in the order of claims: a start-time tag, given with its places. Null while it is held or does not queue.';
-
-COMMENT ON COLUMN public.agent_runs.held_for IS '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
-
-COMMENT ON COLUMN public.agent_runs.slot_ids IS 'The slots it takes a place of: its account''s first, then its agent''s and its key''s.';
-
-COMMENT ON COLUMN public.agent_runs.deadline_at IS 'Set at start, moved by paused time; over it the run ends as timeout.';
-
-COMMENT ON COLUMN public.agent_runs.lease_id IS 'The fence: new at every claim, named by every advance.';
-
-COMMENT ON COLUMN public.agent_runs.attempt IS 'Leases that expired since the last completed step; above max_attempts the run is poison.';
-
-COMMENT ON COLUMN public.agent_runs.credits_held IS 'What is left of the hold, in micro-credits.';
-
-COMMENT ON COLUMN public.agent_runs.credits_reserved IS 'The upper bounds of the steps that are open, part of credits_held.';
-
-COMMENT ON COLUMN public.agent_runs.log_seq IS 'The seq of the last log line; gap-free from 1.';
-
-COMMENT ON COLUMN public.agent_runs.broadcast_seq IS 'The seq of the last log line that was broadcast.';
 
 CREATE FUNCTION private.limits_of(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
@@ -1373,6 +1365,18 @@ CREATE FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
         select * from public.agent_plans where run_id = p_run_id and step_no = any (p_listed)
       ) p))
 $$;
+
+CREATE FUNCTION private.refuse_move() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if tg_table_name = 'agent_runs' then
+    raise exception 'Run % is % and cannot become %', old.id, old.status, new.status using errcode = 'RUN02';
+  end if;
+  raise exception 'Step % of run % is % and cannot become %', old.step_no, old.run_id, old.status, new.status
+    using errcode = 'RUN02';
+end $$;
 
 CREATE FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -1790,7 +1794,6 @@ declare
   v_amount bigint;
   i integer;
 begin
-  perform 1 from public.credit_accounts where account_id = any (p_account_ids) order by account_id for update;
   for i in 1 .. cardinality(p_run_ids) loop
     select available into v_available from public.credit_accounts where account_id = p_account_ids[i];
     continue when v_available is null or v_available < p_needs[i];
@@ -1803,6 +1806,63 @@ begin
     v_got[i] := v_amount;
   end loop;
   return v_got;
+end $$;
+
+CREATE FUNCTION private.write_records(p_batch jsonb, p_run_ids uuid[], p_account_ids uuid[], p_revisions bigint[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  if p_batch ? 'messages' then
+    insert into public.agent_messages (run_id, account_id, step_no, role, content, created_at)
+      select m.run_id, w.account_id, m.step_no, m.role, m.content, private.clock()
+      from rows from (jsonb_to_recordset(p_batch -> 'messages')
+        as (run_id uuid, step_no integer, role text, content jsonb)) with ordinality
+        as m (run_id, step_no, role, content, position)
+      join unnest(p_run_ids, p_account_ids) as w (id, account_id) on w.id = m.run_id
+      order by m.position;
+  end if;
+  if p_batch ? 'artifacts' then
+    insert into public.agent_artifacts (run_id, account_id, step_no, name, content_type, content, size_bytes, created_at)
+      select a.run_id, w.account_id, a.step_no, a.name, a.content_type, a.content, octet_length(a.content),
+        private.clock()
+      from rows from (jsonb_to_recordset(p_batch -> 'artifacts')
+        as (run_id uuid, step_no integer, name text, content_type text, content text)) with ordinality
+        as a (run_id, step_no, name, content_type, content, position)
+      join unnest(p_run_ids, p_account_ids) as w (id, account_id) on w.id = a.run_id
+      order by a.position;
+  end if;
+  if p_batch ? 'plans' then
+    insert into public.agent_plans (run_id, number, account_id, step_no, goal, phases, reason, created_at)
+      select p.run_id,
+        (select count(*) from public.agent_plans o where o.run_id = p.run_id)
+          + row_number() over (partition by p.run_id order by p.position),
+        w.account_id, p.step_no, p.goal, p.phases, p.reason, private.clock()
+      from rows from (jsonb_to_recordset(p_batch -> 'plans')
+        as (run_id uuid, step_no integer, goal text, phases jsonb, reason text)) with ordinality
+        as p (run_id, step_no, goal, phases, reason, position)
+      join unnest(p_run_ids, p_account_ids) as w (id, account_id) on w.id = p.run_id;
+  end if;
+  if p_batch ? 'requests' then
+    insert into public.human_requests (run_id, account_id, step_no, kind, prompt, options)
+      select q.run_id, w.account_id, q.step_no, q.kind, q.prompt, coalesce(q.options, '[]')
+      from jsonb_to_recordset(p_batch -> 'requests') as q (
+        run_id uuid, step_no integer, kind text, prompt text, options jsonb)
+      join unnest(p_run_ids, p_account_ids) as w (id, account_id) on w.id = q.run_id;
+  end if;
+  -- After the messages: the newest of them is the last that the snapshot covers.
+  if p_batch ? 'snapshots' then
+    insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, message_no, state)
+      select s.run_id, w.revision, s.version, s.step_count, s.open_steps, s.kept_steps,
+        coalesce((select max(m.message_no) from public.agent_messages m where m.run_id = s.run_id), 0), s.state
+      from jsonb_to_recordset(p_batch -> 'snapshots') as s (
+        run_id uuid, version integer, step_count integer, open_steps integer[], kept_steps integer[], state jsonb)
+      join unnest(p_run_ids, p_revisions) as w (id, revision) on w.id = s.run_id
+      on conflict (run_id) do update
+        set revision = excluded.revision, version = excluded.version, step_count = excluded.step_count,
+            open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, message_no = excluded.message_no,
+            state = excluded.state;
+  end if;
 end $$;
 
 CREATE FUNCTION public.advance_runs(p_batch jsonb) RETURNS jsonb
@@ -2353,9 +2413,9 @@ CREATE INDEX human_requests_run_id ON public.human_requests USING btree (run_id)
 
 CREATE TRIGGER recheck_slots AFTER UPDATE OF concurrent_runs ON private.tiers FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
 
-CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_runs FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION private.guard_run();
+CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_runs FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (NOT (((old.status = 'created'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'cancelled'::public.run_status]))) OR ((old.status = 'queued'::public.run_status) AND (new.status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status, 'paused'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'planning'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'executing'::public.run_status, 'awaiting_input'::public.run_status, 'paused'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'executing'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'awaiting_input'::public.run_status, 'paused'::public.run_status, 'completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'awaiting_input'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'paused'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'paused'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))))))) EXECUTE FUNCTION private.refuse_move();
 
-CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_steps FOR EACH ROW WHEN ((old.status IS DISTINCT FROM new.status)) EXECUTE FUNCTION private.guard_step();
+CREATE TRIGGER guard BEFORE UPDATE OF status ON public.agent_steps FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (NOT (((old.status = 'pending'::public.step_status) AND (new.status = ANY (ARRAY['running'::public.step_status, 'skipped'::public.step_status, 'cancelled'::public.step_status]))) OR ((old.status = 'running'::public.step_status) AND (new.status = ANY (ARRAY['pending'::public.step_status, 'completed'::public.step_status, 'failed'::public.step_status, 'skipped'::public.step_status, 'cancelled'::public.step_status]))))))) EXECUTE FUNCTION private.refuse_move();
 
 CREATE TRIGGER open_credit_account AFTER INSERT ON public.accounts FOR EACH ROW EXECUTE FUNCTION private.on_account_created();
 
@@ -2457,12 +2517,17 @@ REVOKE ALL ON FUNCTION private.bring_up_due(p_now timestamp with time zone, p_li
 
 REVOKE ALL ON FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.agent_runs TO authenticated;
+GRANT SELECT ON TABLE public.agent_runs TO service_role;
+
+REVOKE ALL ON FUNCTION private.broadcast_long_tail(p_run public.agent_runs, p_from_seq bigint) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) TO service_role;
 
-REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.close_runs(p_run_ids uuid[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.close_runs(p_run_ids uuid[], p_account_ids uuid[], p_rests bigint[], p_spent bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) TO authenticated;
@@ -2476,6 +2541,8 @@ REVOKE ALL ON FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_st
 
 REVOKE ALL ON FUNCTION private.ensure_personal_account(p_user_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.find_credits(p_moves private.advance_move[], OUT ids uuid[], OUT got bigint[], OUT short uuid[], OUT capped uuid[], OUT broke uuid[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) TO service_role;
 
@@ -2483,10 +2550,6 @@ REVOKE ALL ON FUNCTION private.give_places(p_slot_ids bigint[], p_unused bigint[
 
 REVOKE ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;
-
-REVOKE ALL ON FUNCTION private.guard_run() FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION private.guard_step() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.hand_on(p_slot_ids bigint[]) FROM PUBLIC;
 
@@ -2498,9 +2561,6 @@ GRANT ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds dou
 REVOKE ALL ON FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes integer) FROM PUBLIC;
-
-GRANT SELECT ON TABLE public.agent_runs TO authenticated;
-GRANT SELECT ON TABLE public.agent_runs TO service_role;
 
 REVOKE ALL ON FUNCTION private.limits_of(p_run public.agent_runs) FROM PUBLIC;
 
@@ -2537,6 +2597,8 @@ REVOKE ALL ON FUNCTION private.recheck_slots() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[]) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.refuse_move() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) FROM PUBLIC;
@@ -2570,6 +2632,8 @@ REVOKE ALL ON FUNCTION private.take_places_of(p_run public.agent_runs, p_slot_id
 REVOKE ALL ON FUNCTION private.take_rate(p_account_id uuid, p_action text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.write_records(p_batch jsonb, p_run_ids uuid[], p_account_ids uuid[], p_revisions bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.advance_runs(p_batch jsonb) TO service_role;

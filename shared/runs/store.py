@@ -207,9 +207,12 @@ class RunStore:
 
     async def advance(self, items: Sequence[Advance], *, lease_seconds: float) -> dict[RunId, Advanced]:
         """Commit a batch, at most one item a run. Every item has its answer, won or lost."""
-        answer = await self._database.call("advance_runs", {"p_batch": _batch(items, lease_seconds)})
-        advanced = [_advanced(row) for row in cast("list[JsonObject]", answer)]
-        return {one.run_id: one for one in advanced}
+        answer = cast(
+            "JsonObject", await self._database.call("advance_runs", {"p_batch": _batch(items, lease_seconds)})
+        )
+        special = {cast("str", row["run_id"]): row for row in cast("list[JsonObject]", answer["runs"])}
+        unsent = cast("list[str]", answer["unsent"])
+        return {item.run_id: _advanced(item, special.get(str(item.run_id)), unsent) for item in items}
 
     async def heartbeat(self, leases: Mapping[RunId, UUID], *, lease_seconds: float) -> list[Beat]:
         """Extend these leases. A run that is missing in the answer was being advanced just now, or is lost."""
@@ -284,19 +287,31 @@ class RunStore:
         )
 
 
-def _advanced(row: JsonObject) -> Advanced:
-    lease_id = cast("str | None", row["lease_id"])
-    status = cast("str | None", row["status"])
+def _advanced(item: Advance, special: JsonObject | None, unsent: Sequence[str]) -> Advanced:
+    """The answer to one item: as asked, unless the database says something special of it."""
+    is_unsent = bool(unsent) and str(item.run_id) in unsent
+    if special is None:
+        leased = item.status is None or item.status.leased
+        return Advanced(
+            run_id=item.run_id,
+            won=True,
+            revision=item.revision + 1,
+            lease_id=item.lease_id if leased else None,
+            status=item.status,
+            unsent=is_unsent,
+        )
+    lease_id = cast("str | None", special["lease_id"])
+    status = cast("str | None", special["status"])
     return Advanced(
-        run_id=RunId(UUID(cast("str", row["run_id"]))),
-        won=bool(row["won"]),
-        revision=cast("int | None", row["revision"]) or 0,
+        run_id=item.run_id,
+        won=bool(special["won"]),
+        revision=cast("int | None", special["revision"]) or 0,
         lease_id=None if lease_id is None else UUID(lease_id),
         status=None if status is None else RunStatus(status),
-        stop=bool(row.get("stop")),
-        pause=bool(row.get("pause")),
-        short=bool(row.get("short")),
-        unsent=bool(row.get("unsent")),
+        stop=bool(special.get("stop")),
+        pause=bool(special.get("pause")),
+        short=bool(special.get("short")),
+        unsent=is_unsent,
     )
 
 
@@ -311,7 +326,7 @@ def _batch(items: Sequence[Advance], lease_seconds: float) -> JsonObject:
             batch.setdefault("finish", []).append(_finish(finish, run_id))
             _append_records(batch, finish, run_id)
         for start in item.start:
-            batch.setdefault("start", []).append(_start(start, run_id))
+            batch.setdefault("restart" if start.again else "start", []).append(_start(start, run_id))
         for log in logs:
             batch.setdefault("logs", []).append(_log(log, run_id, of_decision=False))
         for log in item.logs:
@@ -358,12 +373,11 @@ def _finish(finish: FinishStep, run_id: str) -> JsonObject:
 
 def _start(start: StartStep, run_id: str) -> JsonObject:
     if start.again:
-        return {"run_id": run_id, "step_no": start.step_no, "again": True, "credits_bound": start.step.credits_bound}
+        return {"run_id": run_id, "step_no": start.step_no, "credits_bound": start.step.credits_bound}
     step = start.step
     return {
         "run_id": run_id,
         "step_no": start.step_no,
-        "again": False,
         "key": step.key,
         "kind": step.kind,
         "name": storable(step.name),

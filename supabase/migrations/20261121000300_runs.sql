@@ -51,16 +51,17 @@ insert into private.step_transitions values
   ('running', 'cancelled');
 alter table private.step_transitions enable row level security;
 
+-- Its checks are of what changes: they are run with every step, and one of the input would read it each time.
 create table public.agent_runs (
   id uuid primary key default gen_random_uuid(),
   account_id uuid not null,
   user_id uuid,
   agent_id uuid,
-  engine text not null check (engine ~ '^[a-z][a-z0-9_]{0,31}$'),
+  engine text not null,
   status public.run_status not null default 'created',
   resumes_as public.run_status not null default 'planning' check (resumes_as in ('planning', 'executing')),
   revision bigint not null default 1,
-  input jsonb not null default '{}' check (jsonb_typeof(input) = 'object'),
+  input jsonb not null default '{}',
   output jsonb,
   error jsonb,
   available_at timestamptz not null default 'infinity',
@@ -310,30 +311,34 @@ begin
   end loop;
 end $$;
 
--- The guard: no other move, whoever asks.
-create function private.guard_run()
+-- The guard: no other move, whoever asks. Its condition is written out from the tables of moves, because a trigger that
+-- only fires to refuse costs a step nothing.
+create function private.refuse_move()
   returns trigger language plpgsql set search_path = '' as $$
 begin
-  if not exists (
-    select from private.run_transitions t where t.from_status = old.status and t.to_status = new.status
-  ) then
+  if tg_table_name = 'agent_runs' then
     raise exception 'Run % is % and cannot become %', old.id, old.status, new.status using errcode = 'RUN02';
   end if;
-  return new;
+  raise exception 'Step % of run % is % and cannot become %', old.step_no, old.run_id, old.status, new.status
+    using errcode = 'RUN02';
 end $$;
-create trigger guard before update of status on public.agent_runs
-  for each row when (old.status is distinct from new.status) execute function private.guard_run();
-
-create function private.guard_step()
-  returns trigger language plpgsql set search_path = '' as $$
+do $$
+declare
+  v_guard record;
 begin
-  if not exists (
-    select from private.step_transitions t where t.from_status = old.status and t.to_status = new.status
-  ) then
-    raise exception 'Step % of run % is % and cannot become %', old.step_no, old.run_id, old.status, new.status
-      using errcode = 'RUN02';
-  end if;
-  return new;
+  for v_guard in
+    select m.name, string_agg(format('old.status = %L and new.status in (%s)', m.from_status, m.others), ' or ') as moves
+    from (
+      select 'agent_runs' as name, from_status::text, string_agg(quote_literal(to_status), ', ' order by to_status) as others
+        from private.run_transitions group by from_status
+      union all
+      select 'agent_steps', from_status::text, string_agg(quote_literal(to_status), ', ' order by to_status)
+        from private.step_transitions group by from_status
+    ) m
+    group by m.name
+  loop
+    execute format('create trigger guard before update of status on public.%I for each row '
+      'when (old.status is distinct from new.status and not (%s)) execute function private.refuse_move()',
+      v_guard.name, v_guard.moves);
+  end loop;
 end $$;
-create trigger guard before update of status on public.agent_steps
-  for each row when (old.status is distinct from new.status) execute function private.guard_step();

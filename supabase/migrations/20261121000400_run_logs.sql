@@ -1,28 +1,45 @@
 -- Log lines: appended under the run row's lock, so that seq has no gaps, and broadcast in tails.
 -- Functions: private.broadcast_logs, private.append_line. Nothing destructive.
 
+-- A long tail of one run, in messages of at most 150 KB and one line more: Realtime refuses those over 256 KB.
+create function private.broadcast_long_tail(p_run public.agent_runs, p_from_seq bigint)
+  returns void language sql security definer set search_path = '' as $$
+  select realtime.send(
+    jsonb_build_object('run_id', p_run.id, 'status', p_run.status, 'revision', p_run.revision, 'lines', part.lines),
+    'log', 'run:' || p_run.id, true)
+  from (
+    select jsonb_agg(jsonb_build_object('seq', l.seq, 'log_type', l.log_type, 'message', l.message,
+      'metadata', l.metadata, 'created_at', l.created_at) order by l.seq) as lines
+    from (
+      select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
+      from public.agent_task_logs t where t.run_id = p_run.id and t.seq > p_from_seq
+    ) l
+    group by l.bytes / 150000
+    order by min(l.seq)
+  ) part
+$$;
+
 -- The tail of log lines that was not broadcast yet, one message a run. p_from_seqs are the last seqs sent before.
--- Realtime refuses messages over 256 KB, so a long tail goes as several, each with at most 150 KB and one line more.
 -- realtime.send turns its own failures into warnings, so a broken Realtime never blocks a run.
 create function private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[])
   returns void language plpgsql security definer set search_path = '' as $$
 begin
-  perform realtime.send(
-    jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', lines.lines),
-    'log', 'run:' || r.id, true)
-  from unnest(p_run_ids, p_from_seqs) as tail (run_id, from_seq)
-  join public.agent_runs r on r.id = tail.run_id
+  perform case when tail.bytes <= 150000
+      then realtime.send(
+        jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', tail.lines),
+        'log', 'run:' || r.id, true)
+      else private.broadcast_long_tail(r, told.from_seq) end
+  from unnest(p_run_ids, p_from_seqs) as told (run_id, from_seq)
+  join public.agent_runs r on r.id = told.run_id
   cross join lateral (
-    select jsonb_agg(jsonb_build_object(
-      'seq', l.seq, 'log_type', l.log_type, 'message', l.message, 'metadata', l.metadata, 'created_at', l.created_at
-    ) order by l.seq) as lines
+    select jsonb_agg(jsonb_build_object('seq', l.seq, 'log_type', l.log_type, 'message', l.message,
+        'metadata', l.metadata, 'created_at', l.created_at)) as lines,
+      sum(octet_length(l.message) + pg_column_size(l.metadata) * 2 + 150) as bytes
     from (
-      select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
-      from public.agent_task_logs t where t.run_id = r.id and t.seq > tail.from_seq
+      select * from public.agent_task_logs t where t.run_id = r.id and t.seq > told.from_seq order by t.seq
     ) l
-    group by l.bytes / 150000
-    order by min(l.seq)
-  ) lines;
+  ) tail
+  where tail.lines is not null;
 end $$;
 
 -- Appends one line to each of the given runs, whose rows the caller has locked, and broadcasts the tails. The caller has
