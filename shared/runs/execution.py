@@ -338,24 +338,34 @@ class Execution:
         reason = StepError("unstorable", "The step's result cannot be stored")
         if not item.finish:
             return await self._host.submit(self._advance((), status=RunStatus.FAILED, error=reason))
-        bare = tuple(
-            FinishStep(
-                finish.step_no,
-                finish.attempt,
-                StepStatus.FAILED,
-                error=reason,
-                credits=finish.credits,
-                bound=finish.bound,
-                failed=True,
-                records=Records(),
-            )
-            for finish in item.finish
-        )
-        answer = await self._host.submit(self._advance(bare))
-        if not answer.won and answer.lease_id != self.lease_id:
-            return answer
-        await self._reload()  # the engine sees the failure and decides
+        for finish in item.finish:
+            answer = await self._record(finish, reason, guilty=len(item.finish) == 1 and not item.start)
+            if not answer.won:
+                if answer.lease_id != self.lease_id:
+                    return answer
+                break
+            self.revision = answer.revision
+        await self._reload()  # the engine sees what was kept and what failed, and decides
         return None
+
+    async def _record(self, finish: FinishStep, reason: StepError, *, guilty: bool) -> Advanced:
+        """Commit one result by itself, and if it is refused even so, its step's failure."""
+        if not guilty:
+            try:
+                return await self._host.submit(self._advance((finish,)))
+            except Exception:  # then this is the one
+                log.exception("result.refused run_id=%s step_no=%d", self.run_id, finish.step_no)
+        bare = FinishStep(
+            finish.step_no,
+            finish.attempt,
+            StepStatus.FAILED,
+            error=reason,
+            credits=finish.credits,
+            bound=finish.bound,
+            failed=True,
+            records=Records(),
+        )
+        return await self._host.submit(self._advance((bare,)))
 
     def _started(self, starts: tuple[StartStep, ...]) -> None:
         for start in starts:

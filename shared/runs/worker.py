@@ -120,9 +120,14 @@ class Worker:
             await self._claim_while_open(until_idle=until_idle)
             for execution in self._executions.values():
                 execution.signal(give_back=True)
-            while self._tasks and self._broken is None:
-                await asyncio.wait({*self._tasks, *helpers}, return_when=asyncio.FIRST_COMPLETED)
-            await self._tick_once()
+            while self._tasks and self._broken is None and self._until > loop.time():
+                left = self._until - loop.time()
+                await asyncio.wait({*self._tasks, *helpers}, return_when=asyncio.FIRST_COMPLETED, timeout=left)
+            if self._tasks and self._broken is None:
+                # The database takes nothing, and the host will not wait: the leases run out by themselves.
+                log.error("worker.out_of_time runs=%d", len(self._executions))
+            else:
+                await self._tick_once()
         finally:
             ending = [*self._tasks, *helpers]
             for task in ending:

@@ -25,11 +25,13 @@ from shared.database import Database
 from shared.direct_database import DirectDatabase
 from shared.errors import AppError, DatabaseUnavailable, UpstreamTimeout, error_for
 from shared.runs import advancer
+from shared.runs.drain import drain
 from shared.runs.engine import Done, Outcome, StepContext
 from shared.runs.models import Json, NewArtifact, NewLog, Records, RunId, Step
 from shared.runs.open_steps import MAX_UNCOMMITTED
 from tests.runs.engines import ListEngine, steps
 from tests.runs.working import costs, work_off, working
+from tests.support.clock import shift_clock
 from tests.support.database import MIGRATIONS_DIR, TestServer
 from tests.support.faults import RETRYABLE, Faults
 from tests.support.runs import (
@@ -521,3 +523,20 @@ async def test_a_run_faster_than_the_database_waits_for_it_and_keeps_few_results
 
 async def _performed(engine: ListEngine, count: int) -> bool:
     return len(engine.performed) >= count
+
+
+async def test_a_drain_whose_database_takes_nothing_ends_in_its_time_and_the_run_goes_on_elsewhere(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    """The host would end it by force: better to end by itself, with an answer."""
+    run_id = await person.queue()
+    gated = GatedDatabase(database, "advance_runs")
+    engine = ListEngine(steps(2, timeout_seconds=0.1))
+
+    tally = await drain(gated, {"list": engine}, seconds=1.5)
+
+    assert tally.claimed == 1
+    async with connect(database_url) as connection:
+        await shift_clock(connection, seconds=16)
+    await work_off(database, engine)
+    assert (await run_row(database_url, run_id))["status"] == "completed"

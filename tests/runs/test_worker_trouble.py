@@ -162,6 +162,27 @@ async def test_a_result_that_cannot_be_stored_fails_that_step_alone(
     assert rows == [("unstorable",)]
 
 
+async def test_of_several_results_that_share_a_call_only_the_one_that_cannot_be_stored_is_lost(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    run_id = await person.queue()
+    met = asyncio.Barrier(3)
+
+    async def one_nameless(step: Step, ctx: StepContext) -> Outcome:
+        await met.wait()
+        name = "" if step.key == "s2" else "file.txt"
+        return Done(records=Records(artifacts=(NewArtifact(name, "x"),)), credits=7)
+
+    engine = ListEngine(steps(3, effect="effectful", credits_bound=10), one_nameless, width=3)
+    await work_off(database, engine)
+
+    assert [step["status"] for step in await step_rows(database_url, run_id)] == ["completed", "failed", "completed"]
+    row = await run_row(database_url, run_id)
+    assert (row["status"], row["error"]["code"], row["credits_spent"]) == ("failed", "unstorable", 21)
+    assert len(engine.performed) == 3
+    await assert_books_balance(database_url, person.id)
+
+
 async def test_a_worker_whose_heartbeat_dies_ends_loudly_and_gives_up_its_runs(
     database: DirectDatabase, person: Person, database_url: str
 ) -> None:
