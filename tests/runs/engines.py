@@ -31,12 +31,12 @@ class ListEngine:
         self.width = width
         self.performed: list[tuple[str, int, str]] = []
         """Every performance: (key, attempt, effect_key)."""
-        self.opened: list[RunView] = []
-        """Every view that a state was built from."""
+        self.opened: list[tuple[bool, list[int]]] = []
+        """For every view that a state was built from: whether it had a snapshot, and the steps of its results."""
         self._perform = perform
 
     def open(self, view: RunView) -> Progress:
-        self.opened.append(view)
+        self.opened.append((view.snapshot is not None, [result.step.step_no for result in view.results]))
         state = Progress()
         if view.snapshot is not None:
             for key, error in view.snapshot["ended"]:

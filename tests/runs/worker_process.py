@@ -34,7 +34,7 @@ async def main(url: str, calls: Path) -> None:
         return Done({"key": step.key}, Records(logs=(NewLog("info", step.key),)), credits=10)
 
     async with DirectDatabase(url) as database:
-        options = WorkerOptions(poll_seconds=0.1, lease_seconds=LEASE_SECONDS, heartbeat_seconds=0.5)
+        options = WorkerOptions(poll_seconds=0.1, lease_seconds=LEASE_SECONDS, heartbeat_seconds=0.5, snapshot_steps=1)
         engine = ListEngine(steps(3, credits_bound=50), counted)
         await Worker(RunStore(database), {"list": engine}, options=options).run()
 
