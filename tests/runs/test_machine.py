@@ -217,6 +217,10 @@ class Runs(RuleBasedStateMachine):
     def kill(self, which: int) -> None:
         self.pick_worker(which).die()
 
+    @rule()
+    def lose_snapshots(self) -> None:
+        self.world.run(self.world.lose_snapshots())
+
     @rule(seconds=st.sampled_from([1.0, 16.0, 31.0, 31.0, 120.0, 4000.0]))
     def jump(self, seconds: float) -> None:
         self.world.run(self.world.jump(seconds))

@@ -1,6 +1,7 @@
 """A virtual worker: it keeps the protocol of `shared.runs.execution`, and chance decides what its steps come to.
 
 It can lose replies, be cut off before a call, or be forgotten; it thaws by being used again after the clock has moved.
+It stores a snapshot with every other result, and whatever it reads with one must be what the rows say without.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Literal
 from uuid import UUID, uuid4
 
 from shared.runs.engine import HumanRequest
-from shared.runs.models import NewLog, NewMessage, NewStep, Records, RunId, RunView, Step, StepError
+from shared.runs.models import JsonObject, NewLog, NewMessage, NewStep, Records, RunId, RunView, Step, StepError
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, Advanced, Delta, FinishStep, StartStep
+from shared.runs.store import Advance, Advanced, Delta, FinishStep, StartStep, TakenSnapshot
 from tests.runs.machine.world import World
 
 LEASE_SECONDS = 15.0
+SNAPSHOT_STEPS = 2
 BOUNDS = (0, 0, 100_000, 400_000, 1_100_000)
 PAUSES = (0.0, 30.0)
 _FAILED = StepError("broken", "It broke")
@@ -54,6 +56,10 @@ class Held:
     performing: dict[int, Step] = field(default_factory=dict)
     unknown: dict[int, Step] = field(default_factory=dict)
     """Effectful steps that a lost worker left: they fail, whatever they did."""
+    ended: dict[int, JsonObject] = field(default_factory=dict)
+    """The engine's state: what each ended step came to."""
+    covered: int = 0
+    """How many of them the newest snapshot covers."""
 
 
 class VirtualWorker:
@@ -84,6 +90,7 @@ class VirtualWorker:
                 run.pause_requested,
             )
             self.held[run.id] = held
+            await self._open(held, view)
             self._adopt(held, view, first=True)
 
     async def beat(self) -> None:
@@ -115,7 +122,9 @@ class VirtualWorker:
     async def advance(self, rng: Random, *, fate: Fate = "heard", finishing: bool = False) -> list[Advanced]:
         """Move every held run on in one batch. `finishing`: by the shortest way to the end."""
         items = [
-            item for held in self.held.values() if (item := _plan(held, rng, self._world.shifted, finishing=finishing))
+            _with_snapshot(held, item)
+            for held in self.held.values()
+            if (item := _plan(held, rng, self._world.shifted, finishing=finishing))
         ]
         if not items:
             return []
@@ -143,6 +152,9 @@ class VirtualWorker:
         held.status = answer.status or held.status
         held.stop |= answer.stop
         held.pause |= answer.pause
+        held.ended |= _outputs(item)
+        if item.snapshot is not None:
+            held.covered = len(held.ended)
         for finish in item.finish:
             step = held.open_steps.pop(finish.step_no)
             held.performing.pop(finish.step_no, None)
@@ -166,7 +178,21 @@ class VirtualWorker:
     async def _reload(self, held: Held) -> None:
         view = await self._world.store.load(held.view.run.id)
         if view is not None and view.run.lease_id == held.lease_id:
+            await self._open(held, view)
             self._adopt(held, view, first=False)
+
+    async def _open(self, held: Held, view: RunView) -> None:
+        """Build the state as an engine does, and compare with what all rows say."""
+        covered = {int(number): output for number, output in (view.snapshot or {}).items()}
+        covered |= {number: result.output for number, result in view.kept.items()}
+        held.ended = covered | {result.step.step_no: result.output for result in view.results}
+        held.covered = len(covered)
+        whole = await self._world.store.load(view.run.id, whole=True)
+        assert whole is not None
+        assert held.ended == {result.step.step_no: result.output for result in whole.results}
+        assert [result for result in whole.results if result.step.step_no not in covered] == list(view.results)
+        assert [result for result in whole.results if result.step.step_no in view.kept] == list(view.kept.values())
+        assert whole.open_steps == view.open_steps
 
     def _adopt(self, held: Held, view: RunView, *, first: bool) -> None:
         run = view.run
@@ -198,6 +224,21 @@ class VirtualWorker:
 
 def _is_performed(step: Step) -> bool:
     return step.status is StepStatus.RUNNING and step.waits_for is None
+
+
+def _outputs(item: Advance) -> dict[int, JsonObject]:
+    return {finish.step_no: finish.output or {} for finish in item.finish if finish.status.ended}
+
+
+def _with_snapshot(held: Held, item: Advance) -> Advance:
+    """The item with a snapshot if one is due; every third result is kept by reference."""
+    ended = held.ended | _outputs(item)
+    if len(ended) < held.covered + SNAPSHOT_STEPS or (item.status is not None and item.status.ended):
+        return item
+    state: JsonObject = {str(number): dict(output) for number, output in ended.items() if number % 3}
+    kept = tuple(number for number in ended if number % 3 == 0)
+    still_open = tuple(held.open_steps.keys() - ended.keys())
+    return replace(item, snapshot=TakenSnapshot(1, held.step_count, still_open, kept, state))
 
 
 def _plan(held: Held, rng: Random, now: float, *, finishing: bool) -> Advance | None:  # noqa: PLR0911 - one a case

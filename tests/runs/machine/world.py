@@ -24,7 +24,8 @@ T = TypeVar("T")
 CREDITS = {"alice": 50_000_000, "bob": 1_300_000}
 _EMPTY = """
 truncate public.agent_runs, public.agent_steps, public.agent_plans, public.agent_messages, public.agent_artifacts,
-  public.agent_task_logs, public.human_requests, public.credit_ledger, private.idempotency_keys, private.step_deltas
+  public.agent_task_logs, public.human_requests, public.credit_ledger, private.idempotency_keys, private.step_deltas,
+  private.run_snapshots
 """
 # An example must be able to happen again exactly: time stands still between the jumps, and ids count up.
 _REPEATABLE = """
@@ -132,6 +133,10 @@ class World:
     async def jump(self, seconds: float) -> None:
         await shift_clock(self._eyes, seconds=seconds)
         self.shifted += seconds
+
+    async def lose_snapshots(self) -> None:
+        """As a restart of Postgres after a crash does: their table is unlogged."""
+        await self._eyes.execute("truncate private.run_snapshots")
 
     async def grant(self, person: Person, amount: int) -> None:
         await self._eyes.execute("select public.grant_credits(%s, %s)", [person.id, amount])
