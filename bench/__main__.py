@@ -21,7 +21,7 @@ from bench.server import served
 
 DEFAULT = "throughput"
 MEASUREMENTS: Mapping[str, ModuleType] = {DEFAULT: throughput}
-WIDTH = 110  # where there is no terminal to tell
+WIDTH = 125  # where there is no terminal to tell
 
 
 def main(arguments: list[str]) -> int:

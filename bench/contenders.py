@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from bench.contender import Taken
 from bench.server import empty_database, runbase_database
 from local.config import PROJECT_DIR
 
@@ -51,7 +52,7 @@ CONTENDERS = (
 )
 
 
-def seconds_of(contender: Contender, server_url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+def taken_by(contender: Contender, server_url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     """Measure once, on a fresh database of this server.
 
     Raises:
@@ -59,10 +60,10 @@ def seconds_of(contender: Contender, server_url: str, *, runs: int, steps: int, 
     """
     database = runbase_database if contender.ours else empty_database
     with database(server_url) as url:
-        return seconds_alone(contender.module, url, runs=runs, steps=steps, at_a_time=at_a_time)
+        return taken_alone(contender.module, url, runs=runs, steps=steps, at_a_time=at_a_time)
 
 
-def seconds_alone(module: str, url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+def taken_alone(module: str, url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     """Measure once, by a process of its own.
 
     Raises:
@@ -82,7 +83,7 @@ def seconds_alone(module: str, url: str, *, runs: int, steps: int, at_a_time: in
         raise ContenderError(_last_line(failure.stderr) or f"exit code {failure.returncode}") from failure
     except subprocess.TimeoutExpired as failure:
         raise ContenderError(f"not done after {failure.timeout:.0f} seconds") from failure
-    return float(json.loads(_last_line(done.stdout))["seconds"])
+    return Taken(**json.loads(_last_line(done.stdout)))
 
 
 def versions(contenders: tuple[Contender, ...]) -> dict[str, str | None]:

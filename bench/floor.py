@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from uuid import uuid4
 
 import orjson
 from psycopg import AsyncConnection
 
-from bench.contender import check, contend, settle
+from bench.contender import Stopwatch, Taken, check, contend
 from bench.work import LEASE_SECONDS, STEP_BOUND, STEP_COST, queue_runs
 
 JsonRow = dict[str, object]
 
 
-async def floor(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def floor(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     """`at_a_time` runs advance in step with one another, one call a step of the group."""
     async with await AsyncConnection.connect(url, autocommit=True, prepare_threshold=None) as connection:
         await queue_runs(url, at_a_time)
         await _advance_group(connection, steps=1, at_a_time=at_a_time)
         await queue_runs(url, runs)
-        await settle(url)
 
-        start = time.perf_counter()
+        watch = await Stopwatch.started(url)
         for _ in range(0, runs, at_a_time):
             await _advance_group(connection, steps=steps, at_a_time=at_a_time)
-        seconds = time.perf_counter() - start
+        taken = watch.stop()
 
     await check(
         url,
         "select count(*) from agent_steps where status = 'completed'",
         runs * steps + at_a_time,
     )
-    return seconds
+    return taken
 
 
 async def _advance_group(connection: AsyncConnection, *, steps: int, at_a_time: int) -> None:
@@ -42,8 +40,8 @@ async def _advance_group(connection: AsyncConnection, *, steps: int, at_a_time: 
     held = [(view["run"]["id"], view["run"]["lease_id"], view["run"]["revision"]) for view in claimed["runs"]]
     for number in range(steps + 1):
         batch = _batch([(run_id, lease_id, revision + number) for run_id, lease_id, revision in held], number, steps)
-        answers = await _call(connection, "select public.advance_runs(%s)", orjson.dumps(batch).decode())
-        assert all(answer["won"] for answer in answers), answers
+        answer = await _call(connection, "select public.advance_runs(%s)", orjson.dumps(batch).decode())
+        assert answer["won"] == len(held), answer
 
 
 async def _call(connection: AsyncConnection, statement: str, *values: object):

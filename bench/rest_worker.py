@@ -8,13 +8,13 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from bench.contender import contend
+from bench.contender import Taken, contend
 from bench.worker import drained
 from local.keys import Keys
 from shared.rest_database import RestDatabase
 
 
-async def rest_worker(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def rest_worker(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     async with _gateway(url) as api_url:
         database = RestDatabase(f"{api_url}/rest/v1", apikey=Keys().secret_key)
         return await drained(database, url, runs=runs, steps=steps, at_a_time=at_a_time)

@@ -18,7 +18,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench.contenders import CONTENDERS, FLOOR, Contender, ContenderError, seconds_of, versions
+from bench.contenders import CONTENDERS, FLOOR, Contender, ContenderError, taken_by, versions
 from bench.options import positive
 
 AT_A_TIME = (10, 100)
@@ -49,12 +49,17 @@ BUDGETS = (
 
 
 class Row(TypedDict):
-    """One contender at one concurrency. `rates` are steps a second by round; one that fails is not tried again."""
+    """One contender at one concurrency, by round: steps a second, and microseconds of processors a step.
+
+    `process_us` is its own process, `server_us` all of PostgreSQL. One that fails is not tried again.
+    """
 
     contender: str
     title: str
     at_a_time: int
     rates: list[float]
+    process_us: list[float]
+    server_us: list[float]
     failed: str | None
     times: dict[str, float]
 
@@ -140,7 +145,7 @@ def show(figures: Figures, console: Console) -> None:
     work = f"{figures['runs']} runs of {figures['steps']} no-op steps"
     table = Table(title=f"Durable steps a second: {work}, rounds: {figures['rounds']}")
     table.add_column("")
-    for column in ("at a time", "min", "median", "max", "x Absurd", "x DBOS", "x floor"):
+    for column in ("at a time", "min", "median", "max", "x Absurd", "x DBOS", "x floor", "own µs", "server µs"):
         table.add_column(column, justify="right")
     for before, row in zip([None, *figures["rows"]], figures["rows"], strict=False):
         if before is not None and before["at_a_time"] != row["at_a_time"]:
@@ -150,6 +155,7 @@ def show(figures: Figures, console: Console) -> None:
     for row in figures["rows"]:
         if row["failed"] is not None:
             console.print(f"{row['title']} at {row['at_a_time']} failed: {row['failed']}", markup=False)
+    console.print("µs: microseconds of processors a step, of the contender's process and of PostgreSQL.", markup=False)
     console.print(figures["on"], markup=False)
     packages = ", ".join(f"{name} {found or 'not installed'}" for name, found in figures["packages"].items())
     machine = ", ".join(f"{name} {value}" for name, value in figures["machine"].items())
@@ -158,12 +164,14 @@ def show(figures: Figures, console: Console) -> None:
 
 def _measure_once(contender: Contender, row: Row, server_url: str, *, runs: int, steps: int) -> None:
     try:
-        seconds = seconds_of(contender, server_url, runs=runs, steps=steps, at_a_time=row["at_a_time"])
+        taken = taken_by(contender, server_url, runs=runs, steps=steps, at_a_time=row["at_a_time"])
     except ContenderError as failure:
         row["failed"] = str(failure)
         print(f"{contender.title} at {row['at_a_time']}: {failure}", file=sys.stderr)
         return
-    row["rates"].append(runs * steps / seconds)
+    row["rates"].append(runs * steps / taken.seconds)
+    row["process_us"].append(taken.process_seconds / (runs * steps) * 1e6)
+    row["server_us"].append(taken.server_seconds / (runs * steps) * 1e6)
     print(f"{contender.title} at {row['at_a_time']}: {row['rates'][-1]:,.0f}/s", file=sys.stderr)
 
 
@@ -173,6 +181,8 @@ def _row(contender: Contender, at_a_time: int) -> Row:
         "title": contender.title,
         "at_a_time": at_a_time,
         "rates": [],
+        "process_us": [],
+        "server_us": [],
         "failed": None,
         "times": {},
     }
@@ -181,7 +191,8 @@ def _row(contender: Contender, at_a_time: int) -> Row:
 def _cells(row: Row) -> list[str]:
     rates = row["rates"]
     found = [f"{of(rates):,.0f}" for of in (min, statistics.median, max)] if rates else ["", "failed", ""]
-    return found + [f"{row['times'][peer]:.2f}" if peer in row["times"] else "" for peer in COMPARED]
+    found += [f"{row['times'][peer]:.2f}" if peer in row["times"] else "" for peer in COMPARED]
+    return found + [f"{statistics.median(us):,.0f}" if us else "" for us in (row["process_us"], row["server_us"])]
 
 
 def _missed(budget: Budget, times: Mapping[str, float]) -> str | None:

@@ -6,12 +6,11 @@ A step's result is written and its run moved on, unless somebody else has moved 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 
 from psycopg import AsyncConnection
 
-from bench.contender import check, contend, settle
+from bench.contender import Stopwatch, Taken, check, contend
 
 TABLES = (
     """
@@ -28,7 +27,7 @@ STEP = """
 """
 
 
-async def transactions(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def transactions(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     connections = [await AsyncConnection.connect(url, autocommit=True, prepare_threshold=0) for _ in range(at_a_time)]
     for table in TABLES:
         await connections[0].execute(table)
@@ -37,16 +36,15 @@ async def transactions(url: str, *, runs: int, steps: int, at_a_time: int) -> fl
     )
     warming = iter(range(runs + 1, runs + at_a_time + 1))
     await asyncio.gather(*(_drain(connection, warming, steps=1) for connection in connections))
-    await settle(url)
 
     todo = iter(range(1, runs + 1))
-    start = time.perf_counter()
+    watch = await Stopwatch.started(url)
     await asyncio.gather(*(_drain(connection, todo, steps=steps) for connection in connections))
-    seconds = time.perf_counter() - start
+    taken = watch.stop()
 
     await asyncio.gather(*(connection.close() for connection in connections))
     await check(url, "select count(*) from steps", runs * steps + at_a_time)
-    return seconds
+    return taken
 
 
 async def _drain(connection: AsyncConnection, todo: Iterator[int], *, steps: int) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from bench.contender import check, contend, settle
+from bench.contender import Stopwatch, Taken, check, contend
 from bench.work import LEASE_SECONDS, STEP_BOUND, STEP_COST, queue_runs
 from shared.database import Database
 from shared.direct_database import DirectDatabase
@@ -60,21 +58,20 @@ class NoOpEngine:
         return Done({"ok": True}, Records(logs=(NewLog("info", step.key),)), STEP_COST)
 
 
-async def worker(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def worker(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     async with DirectDatabase(url) as database:
         return await drained(database, url, runs=runs, steps=steps, at_a_time=at_a_time)
 
 
-async def drained(database: Database, url: str, *, runs: int, steps: int, at_a_time: int) -> float:
-    """Seconds from the first claim to the last end, over this wire; `url` is for whoever queues the runs."""
+async def drained(database: Database, url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
+    """What it takes from the first claim to the last end, over this wire; `url` is for whoever queues the runs."""
     await queue_runs(url, at_a_time)
     await _drain(database, runs=at_a_time, steps=1, at_a_time=at_a_time)
     await queue_runs(url, runs)
-    await settle(url)
 
-    start = time.perf_counter()
+    watch = await Stopwatch.started(url)
     await _drain(database, runs=runs, steps=steps, at_a_time=at_a_time)
-    seconds = time.perf_counter() - start
+    taken = watch.stop()
 
     await check(
         url,
@@ -83,7 +80,7 @@ async def drained(database: Database, url: str, *, runs: int, steps: int, at_a_t
         runs * steps + at_a_time,
         runs + at_a_time,
     )
-    return seconds
+    return taken
 
 
 async def _drain(database: Database, *, runs: int, steps: int, at_a_time: int) -> None:

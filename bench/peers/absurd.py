@@ -7,13 +7,12 @@ spread over several clients, which is faster; past twenty connections it is slow
 from __future__ import annotations
 
 import asyncio
-import time
 
 from absurd_sdk import AsyncAbsurd, AsyncTaskContext
 from absurdctl import BUNDLED_SCHEMA_SQL
 from psycopg import AsyncConnection
 
-from bench.contender import check, contend, settle
+from bench.contender import Stopwatch, Taken, check, contend
 
 MAX_CONNECTIONS = 20
 POLL_SECONDS = 0.005
@@ -58,7 +57,7 @@ async def _noop() -> dict[str, bool]:
     return {"ok": True}
 
 
-async def absurd(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def absurd(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(BUNDLED_SCHEMA_SQL)
     workers = Workers(url, at_a_time=at_a_time)
@@ -66,11 +65,10 @@ async def absurd(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
     await workers.spawn(at_a_time, steps=1)
     await workers.work()
     await workers.spawn(runs, steps=steps)
-    await settle(url)
 
-    start = time.perf_counter()
+    watch = await Stopwatch.started(url)
     await workers.work()
-    seconds = time.perf_counter() - start
+    taken = watch.stop()
 
     await workers.close()
     await check(
@@ -79,7 +77,7 @@ async def absurd(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
         runs * steps + at_a_time,
         runs + at_a_time,
     )
-    return seconds
+    return taken
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ asked whether they still live before each use.
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from dbos import DBOS, DBOSConfig
 
-from bench.contender import check, contend, settle
+from bench.contender import Stopwatch, Taken, check, contend
 
 MAX_CONNECTIONS = 20
 
@@ -28,7 +27,7 @@ def run(steps: int) -> dict[str, int]:
     return {"steps": steps}
 
 
-async def dbos(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def dbos(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     config: DBOSConfig = {
         "name": "bench",
         "system_database_url": url,
@@ -40,11 +39,10 @@ async def dbos(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
     DBOS.launch()
     with ThreadPoolExecutor(at_a_time) as threads:
         list(threads.map(run, [1] * at_a_time))
-        await settle(url)
 
-        start = time.perf_counter()
+        watch = await Stopwatch.started(url)
         list(threads.map(run, [steps] * runs))
-        seconds = time.perf_counter() - start
+        taken = watch.stop()
 
     DBOS.destroy()
     await check(
@@ -54,7 +52,7 @@ async def dbos(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
         runs * steps + at_a_time,
         runs + at_a_time,
     )
-    return seconds
+    return taken
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ A checkpointer writes one checkpoint at a time, even over a pool, so there are s
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import TypedDict
@@ -15,7 +14,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from bench.contender import check, contend, settle
+from bench.contender import Stopwatch, Taken, check, contend
 
 MAX_CONNECTIONS = 10
 
@@ -51,7 +50,7 @@ async def _drain(graph: Graph, threads: Iterator[str], *, steps: int) -> None:
         )
 
 
-async def langgraph(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def langgraph(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     async with AsyncExitStack() as connected:
         savers = [
             await connected.enter_async_context(AsyncPostgresSaver.from_conn_string(url))
@@ -62,11 +61,10 @@ async def langgraph(url: str, *, runs: int, steps: int, at_a_time: int) -> float
             await _drain(_graph(savers[number % len(savers)], steps=1), iter([f"warm-{number}"]), steps=1)
         graphs = [_graph(savers[number % len(savers)], steps=steps) for number in range(at_a_time)]
         threads = iter([f"run-{number}" for number in range(runs)])
-        await settle(url)
 
-        start = time.perf_counter()
+        watch = await Stopwatch.started(url)
         await asyncio.gather(*(_drain(graph, threads, steps=steps) for graph in graphs))
-        seconds = time.perf_counter() - start
+        taken = watch.stop()
 
     await check(
         url,
@@ -75,7 +73,7 @@ async def langgraph(url: str, *, runs: int, steps: int, at_a_time: int) -> float
         runs * steps,
         runs,
     )
-    return seconds
+    return taken
 
 
 if __name__ == "__main__":

@@ -7,17 +7,16 @@ is with all jobs queued beforehand, with more frequent polls, or with LISTEN in 
 from __future__ import annotations
 
 import asyncio
-import time
 
 from procrastinate import App, PsycopgConnector
 
-from bench.contender import check, contend, settle
+from bench.contender import Stopwatch, Taken, check, contend
 
 MAX_WORKERS = 10
 POLL_SECONDS = 0.05
 
 
-async def procrastinate(url: str, *, runs: int, steps: int, at_a_time: int) -> float:
+async def procrastinate(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
     workers = min(at_a_time, MAX_WORKERS)
 
     app = App(connector=PsycopgConnector(conninfo=url, min_size=workers, max_size=workers))
@@ -64,18 +63,17 @@ async def procrastinate(url: str, *, runs: int, steps: int, at_a_time: int) -> f
         await queue(at_a_time, steps=1)
         await work()
         await queue(runs, steps=steps)
-        await settle(url)
 
-        start = time.perf_counter()
+        watch = await Stopwatch.started(url)
         await work()
-        seconds = time.perf_counter() - start
+        taken = watch.stop()
 
     await check(
         url,
         "select count(*) from procrastinate_jobs where status = 'succeeded'",
         runs * steps + at_a_time,
     )
-    return seconds
+    return taken
 
 
 if __name__ == "__main__":

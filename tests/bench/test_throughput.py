@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from bench import throughput
-from bench.contenders import ContenderError, seconds_alone
+from bench.contenders import ContenderError, taken_alone
 from bench.throughput import Figures, Row, missed, ratio, show, with_times
 from tests.support.database import TestServer
 
@@ -22,6 +22,8 @@ def row(contender: str, at_a_time: int, *rates: float, failed: str | None = None
         "title": throughput.TITLES[contender],
         "at_a_time": at_a_time,
         "rates": list(rates),
+        "process_us": [30.0 for _ in rates],
+        "server_us": [90.0 for _ in rates],
         "failed": failed,
         "times": {},
     }
@@ -101,12 +103,15 @@ def test_a_contender_that_failed_stands_in_the_table_with_its_reason() -> None:
 
 @pytest.mark.parametrize("module", ["bench.floor", "bench.transactions", "bench.worker", "bench.rest_worker"])
 def test_each_of_our_own_contenders_does_the_work(module: str, database_url: str) -> None:
-    assert seconds_alone(module, database_url, **WORK) > 0
+    taken = taken_alone(module, database_url, **WORK)
+
+    assert taken.seconds > 0
+    assert taken.process_seconds > 0
 
 
 def test_a_contender_that_cannot_run_says_why(database_url: str) -> None:
     with pytest.raises(ContenderError, match=r"No module named bench\.nobody"):
-        seconds_alone("bench.nobody", database_url, **WORK)
+        taken_alone("bench.nobody", database_url, **WORK)
 
 
 def test_a_server_that_is_not_durable_is_not_measured(database_server: TestServer) -> None:
