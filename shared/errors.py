@@ -32,6 +32,7 @@ whether the same call may succeed later without a change.
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar, Final, TypedDict
 
 
@@ -273,6 +274,16 @@ def error_for(sqlstate: str, message: str, *, details: str | None = None, hint: 
     if sqlstate.startswith(_UNAVAILABLE_CLASSES):
         return DatabaseUnavailable("The database is not available", details=sqlstate)
     kind = _BY_SQLSTATE.get(sqlstate, AppError)
+    if kind is LimitExceeded:
+        return LimitExceeded(message, details=details, hint=hint, retry_after_seconds=_retry_after(details))
     if sqlstate.startswith("RUN"):
         return kind(message, details=details, hint=hint)
     return kind(f"The database refused the call ({sqlstate})", details=sqlstate, hint=None)
+
+
+def _retry_after(details: str | None) -> float | None:
+    """What RUN09 says in its details, {"retry_after_seconds", ...}."""
+    try:
+        return float(json.loads(details or "")["retry_after_seconds"])
+    except (ValueError, TypeError, KeyError):
+        return None

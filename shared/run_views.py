@@ -64,19 +64,29 @@ class RunCredits(BaseModel):
     max: Credits | None = Field(description="The run's cap, if it has one")
 
 
+class RunConcurrency(BaseModel):
+    """The run's concurrency key: at most `limit` runs of its account with this key go on at a time."""
+
+    key: str
+    limit: int
+
+
 class Run(Record):
     """A run."""
 
     COLUMNS = (
-        "id,account_id,user_id,status,revision,engine,input,output,error,created_at,started_at,finished_at,deadline_at,"
-        "step_count,max_steps,timeout_seconds,forked_from,fork_step,log_seq,"
-        "credits_held,credits_reserved,credits_spent,max_credits"
+        "id,account_id,user_id,status,held_for,revision,engine,input,output,error,created_at,started_at,finished_at,"
+        "deadline_at,step_count,max_steps,timeout_seconds,priority,concurrency_key,concurrency_limit,forked_from,"
+        "fork_step,log_seq,credits_held,credits_reserved,credits_spent,max_credits"
     )
 
     id: UUID
     account_id: UUID
     user_id: UUID | None
     status: RunStatus
+    held: bool = Field(
+        description="Queued until another run leaves: as many of its account, agent or concurrency key go on as may"
+    )
     revision: int = Field(description="Rises with every transition; send it back to act only on what you saw")
     engine: str
     input: Object
@@ -89,6 +99,8 @@ class Run(Record):
     step_count: int
     max_steps: int
     timeout_seconds: int
+    priority: int = Field(description="Higher goes first among the account's own runs")
+    concurrency: RunConcurrency | None
     credits: RunCredits
     forked_from: UUID | None
     fork_step: int | None
@@ -105,8 +117,11 @@ class Run(Record):
             spent=in_credits(row["credits_spent"]),
             max=None if cap is None else in_credits(cap),
         )
-        shown = {**row, "credits": credits_of_run, "human_requests": list(questions)}
-        return cls.model_validate(shown)
+        key = row["concurrency_key"]
+        concurrency = None if key is None else {"key": key, "limit": row["concurrency_limit"]}
+        held = row["status"] == RunStatus.QUEUED and bool(row["held_for"])
+        shown = {**row, "held": held, "concurrency": concurrency, "credits": credits_of_run}
+        return cls.model_validate({**shown, "human_requests": list(questions)})
 
 
 class Step(Record):

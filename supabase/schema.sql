@@ -918,6 +918,54 @@ begin
   end if;
 end $$;
 
+CREATE FUNCTION private.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_limit integer := greatest(1, least(p_limit, 500));
+  v_account_id uuid;
+  v_answer jsonb;
+begin
+  select r.account_id into v_account_id from public.agent_runs r
+    where r.id = p_run_id and r.account_id in (select private.my_account_ids());
+  if not found then
+    raise exception 'There is no run %', p_run_id using errcode = 'RUN01';
+  end if;
+  if p_opening then
+    perform private.take_rate(v_account_id, 'stream');
+  end if;
+  -- One statement, so that all is of one moment: every line up to log_seq was committed with it.
+  with line as (
+    select l.seq, l.log_type, l.message, l.metadata, l.created_at, row_number() over w as place,
+      sum(octet_length(l.message) + octet_length(l.metadata::text)) over w as bytes
+    from (
+      select t.* from public.agent_task_logs t
+      where t.run_id = p_run_id and t.seq > p_after and (p_types is null or t.log_type = any (p_types))
+      order by t.seq limit v_limit + 1
+    ) l
+    window w as (order by l.seq)
+  ), page as (
+    select coalesce(jsonb_agg(jsonb_build_object('seq', line.seq, 'log_type', line.log_type, 'message', line.message,
+        'metadata', line.metadata, 'created_at', line.created_at) order by line.seq), '[]') as lines,
+      max(line.seq) as last_seq, count(*) < (select count(*) from line) as more
+    from line where line.place = 1 or (line.place <= v_limit and line.bytes <= 1000000)
+  ), delta as (
+    select coalesce(jsonb_agg(jsonb_build_object('step_no', d.step_no, 'attempt', d.attempt, 'offset', d.text_offset,
+        'text', d.text) order by d.step_no, d.attempt, d.text_offset), '[]') as deltas
+    from private.step_deltas d
+    left join jsonb_to_recordset(p_written) as w (step_no integer, attempt integer, characters integer)
+      on w.step_no = d.step_no and w.attempt = d.attempt
+    where d.run_id = p_run_id and p_written is not null
+      and d.text_offset + char_length(d.text) > coalesce(w.characters, 0)
+  )
+  select jsonb_build_object('status', r.status, 'revision', r.revision, 'lines', page.lines, 'more', page.more,
+      'reached', case when page.more then page.last_seq else greatest(r.log_seq, p_after) end, 'deltas', delta.deltas)
+    into strict v_answer
+    from public.agent_runs r, page, delta where r.id = p_run_id;
+  return v_answer;
+end $$;
+
 CREATE FUNCTION private.give_places(p_slot_ids bigint[], p_unused bigint[] DEFAULT NULL::bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1758,29 +1806,31 @@ CREATE FUNCTION private.take_rate(p_account_id uuid, p_action text) RETURNS void
     AS $$
 declare
   v_now timestamptz := private.clock();
+  v_minute timestamptz := v_now + interval '60 s';
   v_limit integer;
   v_each interval;
-  v_wait double precision;
+  v_wait numeric;
 begin
   select case p_action when 'create' then t.creates_per_minute when 'start' then t.starts_per_minute
       else t.streams_per_minute end
     into strict v_limit
     from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_account_id;
-  v_each := interval '60 s' / v_limit;
+  -- Rounded down to microseconds: rounded up, the last of a minute's worth would not fit.
+  v_each := make_interval(secs => (60000000 / v_limit) / 1e6);
   insert into private.rate_limits as l (account_id, action, full_at) values (p_account_id, p_action, v_now + v_each)
     on conflict (account_id, action) do update
-      set full_at = greatest(l.full_at, v_now) + v_each
-      where greatest(l.full_at, v_now) + v_each <= v_now + interval '60 s';
+      set full_at = case when l.full_at between v_now and v_minute then l.full_at else v_now end + v_each
+      where not (l.full_at > v_minute - v_each and l.full_at <= v_minute);
   if not found then
-    select extract(epoch from l.full_at + v_each - v_now) - 60 into v_wait
+    select extract(epoch from l.full_at + v_each - v_minute) into v_wait
       from private.rate_limits l where l.account_id = p_account_id and l.action = p_action;
+    v_wait := greatest(v_wait, 0.001);
     raise exception '%', format(case p_action
         when 'create' then 'This account may create at most %s runs a minute'
         when 'start' then 'This account may start at most %s runs a minute'
         else 'This account may open at most %s log streams a minute' end, v_limit)
-      using errcode = 'RUN09', hint = format('Try again in %s seconds.', ceil(greatest(v_wait, 1))),
-        detail = jsonb_build_object('action', p_action, 'limit', v_limit,
-          'retry_after_seconds', round(greatest(v_wait, 0.001)::numeric, 3))::text;
+      using errcode = 'RUN09', hint = format('Try again in %s s.', ceil(v_wait)),
+        detail = jsonb_build_object('action', p_action, 'limit', v_limit, 'retry_after_seconds', v_wait)::text;
   end if;
 end $$;
 
@@ -1898,6 +1948,13 @@ CREATE FUNCTION public.flush_logs(p_run_ids uuid[]) RETURNS void
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.flush_logs(p_run_ids) AS flush_logs;
+END;
+
+CREATE FUNCTION public.follow_run(p_run_id uuid, p_after bigint DEFAULT 0, p_limit integer DEFAULT 100, p_types public.log_type[] DEFAULT NULL::public.log_type[], p_written jsonb DEFAULT NULL::jsonb, p_opening boolean DEFAULT false) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.follow_run(p_run_id, p_after, p_limit, p_types, p_written, p_opening) AS follow_run;
 END;
 
 CREATE FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) RETURNS bigint
@@ -2546,6 +2603,9 @@ REVOKE ALL ON FUNCTION private.find_credits(p_moves private.advance_move[], OUT 
 REVOKE ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) TO service_role;
 
+REVOKE ALL ON FUNCTION private.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.give_places(p_slot_ids bigint[], p_unused bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
@@ -2649,6 +2709,9 @@ GRANT ALL ON FUNCTION public.create_run(p_request jsonb, p_idempotency_key text)
 
 REVOKE ALL ON FUNCTION public.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.flush_logs(p_run_ids uuid[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;

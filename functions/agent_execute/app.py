@@ -39,8 +39,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Concurrency(Strict):
+    """At most `limit` of the account's runs with the same key go on at a time; the others wait in the queue."""
+
+    key: str = Field(min_length=1, max_length=200)
+    limit: int = Field(default=1, ge=1, le=10_000, description="The run that came up last says it for all of its key")
+
+
 class Options(Strict):
-    """Limits of a run, and whether it starts at once."""
+    """Limits of a run, its place among the account's own, and whether it starts at once."""
 
     autostart: bool = False
     max_steps: int | None = Field(default=None, ge=1, le=10_000)
@@ -48,6 +55,8 @@ class Options(Strict):
     max_credits: float | None = Field(
         default=None, ge=0.000001, le=1_000_000_000, allow_inf_nan=False, description="Cap in credits"
     )
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first among the account's own runs")
+    concurrency: Concurrency | None = None
 
 
 class Create(Strict):
@@ -167,6 +176,9 @@ def _new_run(body: Create) -> JsonObject:
         "max_steps": options.max_steps,
         "timeout_seconds": options.timeout_seconds,
         "max_credits": None if options.max_credits is None else micro_credits(options.max_credits),
+        "priority": options.priority or None,
+        "concurrency_key": None if options.concurrency is None else options.concurrency.key,
+        "concurrency_limit": None if options.concurrency is None else options.concurrency.limit,
         "autostart": options.autostart,
     }
     return {name: value for name, value in request.items() if value is not None}

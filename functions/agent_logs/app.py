@@ -9,7 +9,8 @@ event is `done` {run_id, status, revision}. A client that reconnects sends `Last
 is bounded and sends `retry` before it ends early; if the caller may no longer read, it ends with `refused`, an error
 body. A host that cannot stream answers with a slice as soon as there is something in it.
 
-`types` keeps only some log types: `?types=error,warning`. A run of somebody else does not exist (404).
+`types` keeps only some log types: `?types=error,warning`. A run of somebody else does not exist (404). An account may
+open only so many streams a minute (429 with `Retry-After`); one that goes on from its `Last-Event-ID` is not counted.
 """
 
 from __future__ import annotations
@@ -54,16 +55,15 @@ async def agent_logs(call: Call[LogsQuery]) -> Answer:
     """Answer with lines, or begin to stream them."""
     query = call.body
     source = LogSource(call.database, query.run_id, tuple(query.types))
-    head = await source.head()  # refuses an unknown run, before a stream begins too
     if query.mode == "stream":
-        after = _last_event_id(call.headers.get("last-event-id"))
+        seen = _last_event_id(call.headers.get("last-event-id"))
         limits = Slice.on_host(buffered=call.is_buffered, seconds_left=call.seconds_left())
-        events = LogStream(source, after=query.after if after is None else after, limits=limits).events()
+        stream = LogStream(source, after=query.after if seen is None else seen, limits=limits)
+        await stream.open(is_new=seen is None)
         headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-    reading = await source.lines(head, after=query.after, limit=query.limit)
-    done = head.status.ended and reading.is_all
-    return 200, Lines(logs=reading.lines, next_after=reading.reached, done=done)
+        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=headers)
+    reading = await source.read(after=query.after, limit=query.limit)
+    return 200, Lines(logs=reading.lines, next_after=reading.reached, done=reading.is_last)
 
 
 def _last_event_id(value: str | None) -> int | None:

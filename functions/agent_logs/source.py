@@ -1,41 +1,20 @@
-"""What a reader of logs asks the database, with the caller's token: the run's head, lines, text being written."""
+"""What a reader of logs asks the database, with the caller's token: one call a reading."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 from uuid import UUID
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field
 
-from shared.errors import NotFound
-from shared.rest_database import RestDatabase
+from shared.database import Database
 from shared.run_views import LogLine
-from shared.runs.models import LogType
+from shared.runs.models import Json, LogType
 from shared.runs.status import RunStatus
 
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where the run stands. Every line up to `log_seq` is committed: seqs are given out under the run's row lock."""
-
-    status: RunStatus
-    revision: int
-    log_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Lines in order.
-
-    Attributes:
-        reached: Nothing up to this seq is still to be read.
-        is_all: These are the last up to the head's seq.
-    """
-
-    lines: list[LogLine]
-    reached: int
-    is_all: bool
+Written = Mapping[tuple[int, int], int]
+"""How many characters of a step's attempt the reader has: (step_no, attempt) -> characters."""
 
 
 class Delta(BaseModel):
@@ -47,50 +26,59 @@ class Delta(BaseModel):
     text: str
 
 
-_DELTAS = TypeAdapter(list[Delta])
+class Reading(BaseModel):
+    """Where the run stands, and what came behind a seq: all of one moment.
+
+    Attributes:
+        lines: In order.
+        reached: Nothing up to this seq is still to be read.
+        more: Lines follow at once.
+        deltas: Pieces that end behind what the reader has; the first may begin before.
+    """
+
+    status: RunStatus
+    revision: int
+    lines: list[LogLine]
+    reached: int
+    more: bool
+    deltas: list[Delta] = Field(default=[])
+
+    @property
+    def is_last(self) -> bool:
+        """The run has ended and nothing follows."""
+        return self.status.ended and not self.more
 
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
     """The log of one run, narrowed to `types` if there are any."""
 
-    database: RestDatabase
+    database: Database
     run_id: UUID
     types: tuple[LogType, ...] = ()
 
-    async def head(self) -> Head:
-        """Read where the run stands.
+    async def read(
+        self, *, after: int, limit: int, written: Written | None = None, is_opening: bool = False
+    ) -> Reading:
+        """Read the first `limit` lines behind seq `after`, and what goes beyond `written` (None: no model output).
 
         Raises:
             NotFound: there is no such run, or it is somebody else's.
+            LimitExceeded: `is_opening`, and its account has opened too many streams.
         """
-        query = self.database.table("agent_runs").select("status,revision,log_seq").eq("id", str(self.run_id))
-        rows = await self.database.rows(query)
-        if not rows:
-            raise NotFound(f"There is no run {self.run_id}")
-        row = rows[0]
-        return Head(RunStatus(cast("str", row["status"])), cast("int", row["revision"]), cast("int", row["log_seq"]))
+        arguments: dict[str, Json] = {
+            "p_run_id": str(self.run_id),
+            "p_after": after,
+            "p_limit": limit,
+            "p_types": list[Json](self.types) or None,
+            "p_written": None if written is None else _listed(written),
+            "p_opening": is_opening,
+        }
+        return Reading.model_validate(await self.database.call("follow_run", arguments))
 
-    async def lines(self, head: Head, *, after: int, limit: int) -> Reading:
-        """Read the first `limit` lines behind seq `after`; `head` was read before."""
-        lines: list[LogLine] = []
-        reached = after
-        while reached < head.log_seq and len(lines) < limit:
-            page = await self._page(after=reached, limit=limit - len(lines))
-            # Only an empty page ends the log early. A short one may have been cut by PostgREST's own max-rows.
-            if not page:
-                return Reading(lines, head.log_seq if self.types else reached, is_all=True)
-            lines += page
-            reached = page[-1].seq
-        return Reading(lines, reached, is_all=reached >= head.log_seq)
 
-    async def _page(self, *, after: int, limit: int) -> list[LogLine]:
-        query = self.database.table("agent_task_logs").select(LogLine.COLUMNS).eq("run_id", str(self.run_id))
-        if self.types:
-            query = query.in_("log_type", list(self.types))
-        rows = await self.database.rows(query.gt("seq", after).order("seq").limit(limit))
-        return [LogLine.from_row(row) for row in rows]
-
-    async def deltas(self) -> list[Delta]:
-        """Read all text of steps that are being written."""
-        return _DELTAS.validate_python(await self.database.call("run_deltas", {"p_run_id": str(self.run_id)}))
+def _listed(written: Written) -> list[Json]:
+    return [
+        {"step_no": step_no, "attempt": attempt, "characters": characters}
+        for (step_no, attempt), characters in written.items()
+    ]

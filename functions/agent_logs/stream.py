@@ -15,11 +15,12 @@ from typing import Final
 import orjson
 
 from functions.agent_logs.pace import FASTEST_SECONDS, next_pause
-from functions.agent_logs.source import Delta, Head, LogSource
+from functions.agent_logs.source import Delta, LogSource, Reading
 from shared.errors import AppError, DatabaseUnavailable
 from shared.run_views import LogLine
 
 BATCH_LINES: Final = 500
+MAX_WRITTEN: Final = 32  # steps of which the stream knows how much was sent; more are not written at a time
 HEARTBEAT_SECONDS: Final = 15.0  # proxies close connections that are silent for 30 to 60
 RECONNECT_MS: Final = 200  # after a slice that ended as planned
 BROKEN_RECONNECT_MS: Final = 1000  # after a connection that broke
@@ -49,8 +50,16 @@ class LogStream:
         self._after: int = after
         self._limits = limits
         self._written: dict[tuple[int, int], int] = {}  # characters sent of a step's attempt
-        self._head: Head | None = None
-        self._more = False
+        self._reading: Reading | None = None
+
+    async def open(self, *, is_new: bool) -> None:
+        """Read for the first time, while the answer may still be a refusal. `is_new` counts as a stream that is opened.
+
+        Raises:
+            NotFound: there is no such run, or it is somebody else's.
+            LimitExceeded: its account has opened too many streams.
+        """
+        self._reading = await self._read(is_opening=is_new)
 
     async def events(self) -> AsyncGenerator[bytes]:
         """Yield events until the run has ended, the slice is over or the database refuses the caller."""
@@ -59,46 +68,43 @@ class LogStream:
         yield _retry(BROKEN_RECONNECT_MS)
         while True:
             try:
-                events = await self._read()
+                reading = self._reading or await self._read()
             except DatabaseUnavailable:
                 # It may be restarting: stay, because EventSource takes an error status for final.
-                events, self._head, self._more = [], None, False
+                reading = None
             except AppError as exc:
                 yield _event("refused", orjson.dumps(exc.to_body()))
                 return
+            self._reading = None
+            events = [] if reading is None else self._events_of(reading)
             now = time.monotonic()
             if events:
                 spoke = came = now
                 yield b"".join(events)
-            if self._more:
-                continue
-            if self._is_done:
+            if reading is not None and reading.is_last:
                 return
+            if reading is not None and reading.more:
+                continue
             if now - started >= self._limits.seconds or (events and self._limits.buffered):
                 yield _retry(RECONNECT_MS)
                 return
             if now - spoke >= HEARTBEAT_SECONDS:
                 spoke = now
                 yield b": nothing new\n\n"
-            status = None if self._head is None else self._head.status
-            pause = next_pause(pause, status, quiet_seconds=now - came)
+            pause = next_pause(pause, None if reading is None else reading.status, quiet_seconds=now - came)
             await asyncio.sleep(pause)
 
-    @property
-    def _is_done(self) -> bool:
-        return self._head is not None and self._head.status.ended
+    async def _read(self, *, is_opening: bool = False) -> Reading:
+        written = None if self._source.types else self._written
+        return await self._source.read(after=self._after, limit=BATCH_LINES, written=written, is_opening=is_opening)
 
-    async def _read(self) -> list[bytes]:
-        """Read what is new. Nothing is marked as sent before every read has succeeded."""
-        head = await self._source.head()
-        being_written = await self._source.deltas() if head.status.leased and not self._source.types else []
-        reading = await self._source.lines(head, after=self._after, limit=BATCH_LINES)
-        events = [_event("delta", _json(delta)) for delta in self._unseen(being_written)]
+    def _events_of(self, reading: Reading) -> list[bytes]:
+        events = [_event("delta", _json(delta)) for delta in self._unseen(reading.deltas)]
         events += [_event(line.log_type, _json(line), line.seq) for line in reading.lines]
-        self._head, self._after, self._more = head, reading.reached, not reading.is_all
-        if self._is_done and not self._more:
-            done = {"run_id": str(self._source.run_id), "status": head.status, "revision": head.revision}
+        if reading.is_last:
+            done = {"run_id": str(self._source.run_id), "status": reading.status, "revision": reading.revision}
             events.append(_event("done", orjson.dumps(done)))
+        self._after = reading.reached
         return events
 
     def _unseen(self, deltas: Iterable[Delta]) -> list[Delta]:
@@ -111,7 +117,11 @@ class LogStream:
             if end > known:
                 start = max(known, delta.offset)
                 unseen.append(delta.model_copy(update={"offset": start, "text": delta.text[start - delta.offset :]}))
+                self._written.pop(step, None)
                 self._written[step] = end
+        # Every reading names them: only those that may still be written, the newest.
+        for step in list(self._written)[:-MAX_WRITTEN]:
+            del self._written[step]
         return unseen
 
 

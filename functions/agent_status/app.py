@@ -27,13 +27,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from functions.agent_status.pages import History, Include, Page, page_of_run, page_of_runs
+from functions.agent_status.pages import History, Include, Page, page_of_run, page_of_runs, read_rows
 from shared import run_views as views
 from shared.errors import NotFound
 from shared.http import Answer, Call, endpoint, serverless
-from shared.rest_database import RestDatabase
+from shared.rest_database import Query, RestDatabase
 from shared.runs.models import JsonObject
 from shared.runs.status import RunStatus
+
+MAX_QUESTIONS = 1000  # of all runs of a page
 
 # A list may be written with commas, as a query has it; in JSON a single name will do.
 Listed = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
@@ -144,8 +146,17 @@ async def _history(call: Call[StatusQuery]) -> Runs:
 
 
 async def _open_questions(database: RestDatabase, run_ids: list[UUID]) -> list[JsonObject]:
-    query = database.table("human_requests").select(views.HumanRequest.COLUMNS).eq("status", "open")
-    return await database.rows(query.in_("run_id", [str(run_id) for run_id in run_ids]).order("created_at"))
+    ids = [str(run_id) for run_id in run_ids]
+
+    def query(last: JsonObject | None, count: int) -> Query:
+        query = database.table("human_requests").select(views.HumanRequest.COLUMNS)
+        query = query.eq("status", "open").in_("run_id", ids)
+        if last is not None:
+            query = query.gt("id", last["id"])
+        return query.order("id").limit(count)
+
+    rows = await read_rows(database, query, MAX_QUESTIONS)
+    return sorted(rows, key=lambda row: (str(row["created_at"]), str(row["id"])))
 
 
 app = endpoint(

@@ -1,8 +1,11 @@
-"""Pages of what a run recorded, and of a person's runs. One row more than the page is read to see if it goes on."""
+"""Pages of what a run recorded, and of a person's runs. One row more than the page is read to see if it goes on.
+
+PostgREST cuts answers at the project's max-rows, and does not say so: only an empty answer ends a list.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Generic, Literal, TypeVar, cast
@@ -13,7 +16,7 @@ from pydantic import BaseModel
 
 from functions.agent_status import cursor as cursors
 from shared import run_views as views
-from shared.rest_database import RestDatabase
+from shared.rest_database import Query, RestDatabase
 from shared.runs.models import JsonObject
 from shared.runs.status import RunStatus
 
@@ -59,17 +62,37 @@ async def page_of_run(
     """
     listing = LISTINGS[include]
     of = f"{include}:{run_id}"
-    query = database.table(listing.table).select(listing.record.COLUMNS).eq("run_id", str(run_id))
+    begin: int | None = None
     if cursor is not None:
-        (last,) = cursors.decode(cursor, of=of, shape=(int,), max_number=listing.max_number)
-        query = query.lt(listing.number, last) if listing.newest_first else query.gt(listing.number, last)
-    rows = await database.rows(query.order(listing.number, desc=listing.newest_first).limit(limit + 1))
+        begin = cast("int", cursors.decode(cursor, of=of, shape=(int,), max_number=listing.max_number)[0])
+
+    def query(last: JsonObject | None, count: int) -> Query:
+        behind = begin if last is None else cast("int", last[listing.number])
+        query = database.table(listing.table).select(listing.record.COLUMNS).eq("run_id", str(run_id))
+        if behind is not None:
+            query = query.lt(listing.number, behind) if listing.newest_first else query.gt(listing.number, behind)
+        return query.order(listing.number, desc=listing.newest_first).limit(count)
+
+    rows = await read_rows(database, query, limit + 1)
     kept = rows[:limit]
     goes_on = len(rows) > limit
     return Page(
         items=[listing.record.from_row(row) for row in kept],
         next_cursor=cursors.encode(of, [cast("int", kept[-1][listing.number])]) if goes_on else None,
     )
+
+
+async def read_rows(
+    database: RestDatabase, query: Callable[[JsonObject | None, int], Query], count: int
+) -> list[JsonObject]:
+    """Read up to `count` rows; `query` makes the query of so many rows behind a row."""
+    rows: list[JsonObject] = []
+    while len(rows) < count:
+        more = await database.rows(query(rows[-1] if rows else None, count - len(rows)))
+        if not more:
+            break
+        rows += more
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +115,17 @@ async def page_of_runs(
         InvalidInput: the cursor belongs to another list.
     """
     of = f"runs:{history.account_id}"
-    query = _filtered(database.table("agent_runs").select(views.Run.COLUMNS), history)
-    if cursor is not None:
-        query = query.or_(_behind(cursor, of))
-    rows = await database.rows(query.order("created_at", desc=True).order("id").limit(limit + 1))
+    begin = None if cursor is None else _position(cursor, of)
+
+    def query(last: JsonObject | None, count: int) -> Query:
+        behind = begin if last is None else (cast("str", last["created_at"]), cast("str", last["id"]))
+        query = _filtered(database.table("agent_runs").select(views.Run.COLUMNS), history)
+        if behind is not None:
+            time, run_id = behind
+            query = query.or_(f'created_at.lt."{time}",and(created_at.eq."{time}",id.gt.{run_id})')
+        return query.order("created_at", desc=True).order("id").limit(count)
+
+    rows = await read_rows(database, query, limit + 1)
     if len(rows) <= limit:
         return rows, None
     kept = rows[:limit]
@@ -115,8 +145,8 @@ def _filtered(query: AsyncSelectRequestBuilder, history: History) -> AsyncSelect
     return query
 
 
-def _behind(cursor: str, of: str) -> str:
-    """The runs behind the cursor in (created_at desc, id). Its parts are parsed: they become part of a filter."""
+def _position(cursor: str, of: str) -> tuple[str, str]:
+    """The (created_at, id) that a cursor holds. Its parts are parsed: they become part of a filter."""
     created_at, run_id = cursors.decode(cursor, of=of, shape=(str, str))
     try:
         given, last = datetime.fromisoformat(str(created_at)), UUID(str(run_id))
@@ -125,4 +155,4 @@ def _behind(cursor: str, of: str) -> str:
         time = given.astimezone(UTC)  # Postgres does not know every offset that Python reads
     except (ValueError, OverflowError):
         raise cursors.foreign() from None
-    return f'created_at.lt."{time.isoformat()}",and(created_at.eq."{time.isoformat()}",id.gt.{last})'
+    return time.isoformat(), str(last)

@@ -33,6 +33,31 @@ async def test_options_become_the_runs_limits_with_credits_in_credits(owner: Vis
     assert (run["max_steps"], run["timeout_seconds"], run["credits"]["max"]) == (7, 60, 0.3)
 
 
+async def test_priority_and_concurrency_become_the_runs(owner: Visitor):
+    run_id = (await owner.create(priority=-3, concurrency={"key": "crm"}))["run_id"]
+
+    run = await owner.run(run_id)
+    assert (run["priority"], run["concurrency"]) == (-3, {"key": "crm", "limit": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"priority": 101}, "options.priority"),
+        ({"priority": 0.5}, "options.priority"),
+        ({"concurrency": {"limit": 2}}, "options.concurrency.key"),
+        ({"concurrency": {"key": ""}}, "options.concurrency.key"),
+        ({"concurrency": {"key": "crm", "limit": 0}}, "options.concurrency.limit"),
+        ({"concurrency": {"key": "crm", "places": 1}}, "options.concurrency.places"),
+    ],
+)
+async def test_a_wrong_place_in_the_queue_is_refused_by_name(owner: Visitor, options: dict[str, object], field: str):
+    response = await owner.post("agent-execute", {"action": "create", "prompt": PROMPT, "options": options})
+
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_input")
+    assert response.json()["message"].startswith(f"{field}: ")
+
+
 async def test_start_takes_a_hold_of_credits_and_a_deadline(owner: Visitor):
     run_id = (await owner.create())["run_id"]
 

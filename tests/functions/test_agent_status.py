@@ -17,9 +17,9 @@ async def test_a_run_is_shown_without_the_machinery_behind_it(owner: Visitor):
     assert list(response.json()) == ["run"]
     run = response.json()["run"]
     assert list(run) == [
-        "id", "account_id", "user_id", "status", "revision", "engine", "input", "output", "error", "created_at",
-        "started_at", "finished_at", "deadline_at", "step_count", "max_steps", "timeout_seconds", "credits",
-        "forked_from", "fork_step", "log_seq", "human_requests",
+        "id", "account_id", "user_id", "status", "held", "revision", "engine", "input", "output", "error", "created_at",
+        "started_at", "finished_at", "deadline_at", "step_count", "max_steps", "timeout_seconds", "priority",
+        "concurrency", "credits", "forked_from", "fork_step", "log_seq", "human_requests",
     ]  # fmt: skip
     assert (run["id"], run["status"], run["input"], run["human_requests"]) == (
         run_id,
@@ -68,6 +68,68 @@ async def test_pages_of_a_list_join_to_the_whole(owner: Visitor, held_run):
     assert len(first["items"]) == 3
     assert first["items"] + second["items"] == whole
     assert second["next_cursor"] is None
+
+
+@pytest.fixture
+def two_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project whose REST interface gives fewer rows than were asked for (its setting max-rows)."""
+    monkeypatch.setattr("local.rest.relation_plans.MAX_ROWS", 2)
+
+
+@pytest.mark.usefixtures("two_rows_at_most")
+async def test_pages_are_whole_where_the_database_cuts_answers_short(owner: Visitor, held_run):
+    run_id, worker = await held_run()
+    await worker.say("one", "two", "three", "four")
+
+    first = (await owner.get("agent-status", run_id=run_id, include="logs", limit=3)).json()["logs"]
+    rest = (await owner.get("agent-status", run_id=run_id, include="logs", cursor=first["next_cursor"])).json()["logs"]
+
+    assert [line["seq"] for line in first["items"] + rest["items"]] == [1, 2, 3, 4, 5, 6]
+    assert (len(first["items"]), rest["next_cursor"]) == (3, None)
+
+
+@pytest.mark.usefixtures("two_rows_at_most")
+async def test_the_history_is_whole_where_the_database_cuts_answers_short(owner: Visitor):
+    ids = [(await owner.create())["run_id"] for _ in range(5)]
+
+    first = (await owner.get("agent-status", limit=3)).json()
+    rest = (await owner.get("agent-status", limit=3, cursor=first["next_cursor"])).json()
+
+    assert [run["id"] for run in first["runs"] + rest["runs"]] == ids[::-1]
+    assert (len(first["runs"]), rest["next_cursor"]) == (3, None)
+
+
+@pytest.mark.usefixtures("two_rows_at_most")
+async def test_no_question_is_missing_where_the_database_cuts_answers_short(owner: Visitor, held_run):
+    for number in range(3):
+        _, worker = await held_run()
+        await worker.start(1)
+        await worker.ask(1, f"Question {number}?")
+
+    runs = (await owner.get("agent-status")).json()["runs"]
+
+    assert [run["human_requests"][0]["prompt"] for run in runs] == ["Question 2?", "Question 1?", "Question 0?"]
+
+
+async def test_a_queued_run_says_whether_it_is_held(owner: Visitor):
+    concurrency = {"key": "crm", "limit": 1}
+    first, second = [
+        (await owner.create(autostart=True, priority=number, concurrency=concurrency))["run_id"] for number in (0, 7)
+    ]
+
+    shown = await owner.run(second)
+
+    assert (shown["status"], shown["held"], shown["priority"]) == ("queued", True, 7)
+    assert shown["concurrency"] == concurrency
+    assert (await owner.run(first))["held"] is False
+    await owner.act("stop", first)
+    assert (await owner.run(second))["held"] is False
+
+
+async def test_a_run_without_a_key_shows_none(owner: Visitor):
+    shown = await owner.run((await owner.create())["run_id"])
+
+    assert (shown["held"], shown["priority"], shown["concurrency"]) == (False, 0, None)
 
 
 async def test_a_cursor_belongs_to_its_list_and_run(owner: Visitor, held_run):
