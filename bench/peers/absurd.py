@@ -1,7 +1,8 @@
 """Absurd: a task a run, a checkpoint a step.
 
 Its SQL comes with its command line tool, `absurdctl`. Its asynchronous client speaks over one connection, so tasks
-spread over several clients, which is faster; past twenty connections it is slower again.
+spread over several clients, which is faster; at 100 runs at a time, fifty connections
+and more were slower than twenty.
 """
 
 from __future__ import annotations

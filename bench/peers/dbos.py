@@ -1,7 +1,8 @@
 """DBOS: a workflow a run, called directly by as many threads as runs go at a time.
 
-That is faster than its queue and than its coroutines, which hand every statement to a thread. Connections are not
-asked whether they still live before each use.
+Its queue takes as long within the noise, counted from the first enqueue; its coroutines, which hand every statement to
+a thread, took longer. So creating a workflow is in its time, one row in twenty-odd, as with LangGraph, where others
+find their runs queued. Connections are not asked whether they still live before each use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """LangGraph with its Postgres checkpointer, durability "sync": a thread a run, a node a step.
 
-A checkpointer writes one checkpoint at a time, even over a pool, so there are several; past ten it is slower again.
+A checkpointer writes one checkpoint at a time, even over a pool, so there are several; more than ten
+brought nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """procrastinate: a job a step, each putting the next one of its run into the queue.
 
-A worker fetches one job at a time, so there are several, with a connection each; past ten it is slower again, and so it
-is with all jobs queued beforehand, with more frequent polls, or with LISTEN in their place.
+A worker fetches one job at a time, so there are several, with a connection each. One or twenty of them, LISTEN in
+place of polls, and all jobs queued beforehand were slower.
 """
 
 from __future__ import annotations
