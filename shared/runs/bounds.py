@@ -26,8 +26,6 @@ ERROR_DETAILS_BYTES: Final = 16 * 1024
 TOO_LARGE: Final = "result_too_large"
 UNSTORABLE: Final = "unstorable"
 
-_NO_RECORDS: Final = Records()
-
 
 class TooLarge(ValueError):  # noqa: N818 - the name says what is wrong
     """It can be stored, but there is too much of it; the message names the size and the limit."""
@@ -71,7 +69,9 @@ def _refusal(what: str, value: JsonObject, limit: int) -> StepError | None:
 
 
 def _clean(outcome: Outcome) -> Outcome:
-    records = outcome.records if outcome.records == _NO_RECORDS else _clean_records(outcome.records)
+    records = outcome.records
+    if records.messages or records.artifacts or records.plans:
+        records = _clean_records(records)
     match outcome:
         case Done(output, _, credits_):
             return Done(_object(output), records, credits_)

@@ -7,7 +7,7 @@ place with effects. The runner makes every step durable, retries, times out, can
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from shared.runs.models import (
@@ -22,25 +22,29 @@ from shared.runs.models import (
     Step,
     StepError,
     StepResult,
+    record,
 )
 from shared.runs.status import RunStatus
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartSteps:
-    """Start these steps (in parallel, up to the run's limit) and move to `status` if it differs."""
+    """Start these steps (in parallel, up to the run's limit) and move to `status` if it differs.
+
+    All that can be started now: the next decision is drawn when one of the open steps has ended.
+    """
 
     steps: tuple[NewStep, ...]
     status: Literal[RunStatus.PLANNING, RunStatus.EXECUTING] = RunStatus.EXECUTING
     logs: tuple[NewLog, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wait:
     """Nothing new to start: open steps decide what happens next."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finish:
     """The run is completed."""
 
@@ -48,7 +52,7 @@ class Finish:
     logs: tuple[NewLog, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fail:
     """The run has failed."""
 
@@ -59,7 +63,7 @@ class Fail:
 Decision: TypeAlias = StartSteps | Wait | Finish | Fail
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     """A step's result. `credits` is what it cost, in micro-credits, at most the step's bound."""
 
@@ -68,7 +72,7 @@ class Done:
     credits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failed:
     """A step's failure. A retryable one is tried again, after `retry_after_seconds` if given, else by back-off."""
 
@@ -78,7 +82,7 @@ class Failed:
     retry_after_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HumanRequest:
     """A question to a person. The answer becomes the step's output: {"response": ...}."""
 
@@ -87,7 +91,7 @@ class HumanRequest:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waiting:
     """The step stays open, costing nothing, until a person answers or a time has come (output: {})."""
 
@@ -129,7 +133,7 @@ class StepContext(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Snapshot:
     """A state as an engine wants it back: small, and growing as little as can be while the run grows.
 

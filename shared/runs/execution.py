@@ -88,6 +88,7 @@ class Execution:
         self._results = Results(view.run.id, host.store)
         self._uncommitted: list[StepResult] = []
         self._committing = False
+        self._occupied = False
         self._short = False
         self._lost = False
 
@@ -102,6 +103,7 @@ class Execution:
 
     async def drive(self) -> RunStatus | None:
         """Run until the run is out of our hands; the status it was left in, or None when the lease was lost."""
+        alarm = self._loop.call_at(self._deadline, self._woken.set)
         try:
             while True:
                 self._woken.clear()
@@ -109,12 +111,15 @@ class Execution:
                 if self._lost:
                     return None
                 if item is None:
-                    await self._wait()
+                    await self._woken.wait()
                     continue
                 left = await self._commit(self._with_snapshot(item))
                 if left is not None:
                     return left.status if left.won else None
+                if self._occupied:
+                    await self._woken.wait()  # all that could start has started: only a result or a request is news
         finally:
+            alarm.cancel()
             await self._steps.interrupt()
 
     # -- what comes next ------------------------------------------------------------------------------------------
@@ -255,7 +260,7 @@ class Execution:
         taken = self._steps.take()
         for step, finish in taken:
             if finish.status.ended:
-                ended = replace(step, status=finish.status, output=finish.output, error=finish.error)
+                ended = step.ended(finish.status, finish.output, finish.error)
                 result = StepResult(ended, finish.records.messages, finish.records.plans)
                 self._state = self._engine.apply(self._state, result)
                 self._snapshots.ended(1)
@@ -295,6 +300,7 @@ class Execution:
         if ending:
             crash_point("before_finish")
         self._committing = True
+        self._occupied = False
         try:
             answer = await self._host.submit(item)
         except Exception:  # whatever makes it uncommittable, only this run pays for it
@@ -327,6 +333,7 @@ class Execution:
         self._short = answer.short
         if not answer.short:
             self._started(item.start)
+            self._occupied = bool(item.start) and not (answer.stop or answer.pause)
         return None
 
     async def _commit_without(self, item: Advance) -> Advanced | None:
@@ -448,11 +455,3 @@ class Execution:
 
     def _emit(self, step: Step, offset: int, text: str) -> None:
         self._host.emit(Delta(self.run_id, self.lease_id, step.step_no, step.attempt, offset, text))
-
-    async def _wait(self) -> None:
-        left = self._deadline - self._loop.time()
-        try:
-            async with asyncio.timeout(max(0.0, left)):
-                await self._woken.wait()
-        except TimeoutError:
-            return  # the deadline: `_next` ends the run

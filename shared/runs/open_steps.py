@@ -63,6 +63,8 @@ class OpenSteps:
 
     def due(self) -> list[Step]:
         """Pending steps whose next try is due."""
+        if len(self._recorded) == len(self._tasks):
+            return []
         return [step for step in self.waiting() if step.status is StepStatus.PENDING and self.due_in(step) <= 0]
 
     def adopt(self, recorded: tuple[Step, ...], *, first: bool) -> None:
@@ -154,6 +156,8 @@ class OpenSteps:
 
     def take(self) -> list[tuple[Step, FinishStep]]:
         """What came since the last call, by step number, as it is to be recorded. It is in hand until `committed`."""
+        if not self._outcomes and not self._interrupted:
+            return []
         taken: list[tuple[Step, FinishStep]] = []
         for number in sorted(self._outcomes):
             step, outcome = self._in_hand[number] = self._outcomes[number]
@@ -202,12 +206,13 @@ def _finish(step: Step, outcome: Outcome) -> FinishStep:
         step.step_no,
         step.attempt,
         StepStatus.COMPLETED,
+        output=outcome.output if isinstance(outcome, Done) else None,
         credits=outcome.credits,
         bound=step.reserved,
         records=outcome.records,
     )
     if isinstance(outcome, Done):
-        return replace(base, output=outcome.output)
+        return base
     if isinstance(outcome, Failed):
         if not outcome.error.retryable or step.failed_attempts + 1 >= step.max_attempts:
             return replace(base, status=StepStatus.FAILED, error=outcome.error, failed=True)

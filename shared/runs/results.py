@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from shared.runs.models import Json, RunId, StepResult
+from shared.runs.models import RunId, StepResult
 from shared.runs.store import RunStore
+from shared.runs.text import json_bytes
 
 RESULT_BYTES: Final = 4 * 1024 * 1024  # of one run
 _STEP_BYTES: Final = 1_500  # a step itself, as Python holds it
@@ -57,17 +58,7 @@ class Results:
 
 
 def _size(result: StepResult) -> int:
-    """About what the result takes in memory."""
-    size = _STEP_BYTES + _weight(result.step.output)
-    size += sum(_weight(message.content) for message in result.messages)
-    return size + sum(_weight(plan.phases) for plan in result.plans)
-
-
-def _weight(value: Json) -> int:
-    if isinstance(value, str):
-        return 50 + len(value)
-    if isinstance(value, dict):
-        return 64 + sum(100 + len(key) + _weight(item) for key, item in value.items())
-    if isinstance(value, list):
-        return 56 + sum(8 + _weight(item) for item in value)
-    return 28
+    """About what the result takes in memory, where JSON is some three times as large as written out."""
+    size = json_bytes(result.step.output)
+    size += sum(json_bytes(message.content) for message in result.messages)
+    return _STEP_BYTES + 3 * (size + sum(json_bytes(plan.phases) for plan in result.plans))

@@ -6,8 +6,9 @@ A batch is flat, one list a table, so that SQL writes it with one statement a ta
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, cast
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from shared.runs.models import (
     StepResult,
     WaitsFor,
     read_steps,
+    record,
 )
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.text import bounded_metadata, bounded_text, storable
@@ -39,7 +41,7 @@ LOG_MESSAGE_BYTES: Final = 8192
 LOG_METADATA_BYTES: Final = 16384
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FinishStep:
     """What becomes of a running step: an end, another try (`PENDING`) or a wait (`RUNNING` with `waits_for`).
 
@@ -60,7 +62,7 @@ class FinishStep:
     request: HumanRequest | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartStep:
     """A step to start, or to start `again` after a wait for its next try."""
 
@@ -95,7 +97,7 @@ class StartStep:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TakenSnapshot:
     """An engine's state after the results of the advance that carries it, before that advance's starts.
 
@@ -110,7 +112,7 @@ class TakenSnapshot:
     state: JsonObject
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Advance:
     """One run's transition, all or nothing: results, starts, log lines and the run's next status (None: unchanged).
 
@@ -131,7 +133,7 @@ class Advance:
     snapshot: TakenSnapshot | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Advanced:
     """The answer to one `Advance`. When it did not win, only `lease_id` (the present holder's) means anything."""
 
@@ -146,7 +148,7 @@ class Advanced:
     unsent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Beat:
     """What a heartbeat tells about a run that is still held."""
 
@@ -157,7 +159,7 @@ class Beat:
     pause: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Claim:
     """Runs leased to the caller, and in how many seconds the next timer is due (None: no timer)."""
 
@@ -166,7 +168,7 @@ class Claim:
     swept: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delta:
     """A piece of model output, `offset` characters into the step's text."""
 
@@ -210,9 +212,9 @@ class RunStore:
         answer = cast(
             "JsonObject", await self._database.call("advance_runs", {"p_batch": _batch(items, lease_seconds)})
         )
-        special = {cast("str", row["run_id"]): row for row in cast("list[JsonObject]", answer["runs"])}
-        unsent = cast("list[str]", answer["unsent"])
-        return {item.run_id: _advanced(item, special.get(str(item.run_id)), unsent) for item in items}
+        special = {UUID(cast("str", row["run_id"])): row for row in cast("list[JsonObject]", answer["runs"])}
+        unsent = {UUID(run_id) for run_id in cast("list[str]", answer["unsent"])}
+        return {item.run_id: _advanced(item, special.get(item.run_id), unsent=item.run_id in unsent) for item in items}
 
     async def heartbeat(self, leases: Mapping[RunId, UUID], *, lease_seconds: float) -> list[Beat]:
         """Extend these leases. A run that is missing in the answer was being advanced just now, or is lost."""
@@ -287,9 +289,8 @@ class RunStore:
         )
 
 
-def _advanced(item: Advance, special: JsonObject | None, unsent: Sequence[str]) -> Advanced:
+def _advanced(item: Advance, special: JsonObject | None, *, unsent: bool) -> Advanced:
     """The answer to one item: as asked, unless the database says something special of it."""
-    is_unsent = bool(unsent) and str(item.run_id) in unsent
     if special is None:
         leased = item.status is None or item.status.leased
         return Advanced(
@@ -298,7 +299,7 @@ def _advanced(item: Advance, special: JsonObject | None, unsent: Sequence[str]) 
             revision=item.revision + 1,
             lease_id=item.lease_id if leased else None,
             status=item.status,
-            unsent=is_unsent,
+            unsent=unsent,
         )
     lease_id = cast("str | None", special["lease_id"])
     status = cast("str | None", special["status"])
@@ -311,96 +312,122 @@ def _advanced(item: Advance, special: JsonObject | None, unsent: Sequence[str]) 
         stop=bool(special.get("stop")),
         pause=bool(special.get("pause")),
         short=bool(special.get("short")),
-        unsent=is_unsent,
+        unsent=unsent,
     )
 
 
 def _batch(items: Sequence[Advance], lease_seconds: float) -> JsonObject:
-    batch: dict[str, list[Json]] = {"runs": []}
+    """The wire form of these items. What is not there is null or the default: a batch is lean."""
+    batch: defaultdict[str, list[Json]] = defaultdict(list)
     for item in items:
         run_id = str(item.run_id)
-        records = [finish.records for finish in item.finish]
-        logs = [log for record in records for log in record.logs]
-        batch["runs"].append(_run(item, run_id, lines=len(logs) + len(item.logs)))
+        lines = len(item.logs)
         for finish in item.finish:
-            batch.setdefault("finish", []).append(_finish(finish, run_id))
+            batch["finish"].append(_finish(finish, run_id))
+            if finish.records.logs:
+                lines += len(finish.records.logs)
+                batch["logs"] += [_log(log, run_id, of_decision=False) for log in finish.records.logs]
             _append_records(batch, finish, run_id)
         for start in item.start:
-            batch.setdefault("restart" if start.again else "start", []).append(_start(start, run_id))
-        for log in logs:
-            batch.setdefault("logs", []).append(_log(log, run_id, of_decision=False))
-        for log in item.logs:
-            batch.setdefault("logs", []).append(_log(log, run_id, of_decision=True))
+            batch["restart" if start.again else "start"].append(_start(start, run_id))
+        if item.logs:
+            batch["logs"] += [_log(log, run_id, of_decision=True) for log in item.logs]
         if item.snapshot is not None:
-            batch.setdefault("snapshots", []).append(_snapshot(item.snapshot, run_id))
-    return {"v": BATCH_VERSION, "lease_seconds": lease_seconds, **batch}
+            batch["snapshots"].append(_snapshot(item.snapshot, run_id))
+        batch["runs"].append(_run(item, run_id, lines=lines))
+    return {"v": BATCH_VERSION, "lease_seconds": lease_seconds, "runs": [], **batch}
 
 
 def _run(item: Advance, run_id: str, *, lines: int) -> JsonObject:
-    return {
+    charge = released = wanted = new_steps = 0
+    completed = False
+    for finish in item.finish:
+        charge += finish.credits
+        released += finish.bound
+        completed |= finish.status is StepStatus.COMPLETED
+    for start in item.start:
+        wanted += start.step.credits_bound
+        new_steps += not start.again
+    row: dict[str, Json] = {
         "run_id": run_id,
         "lease_id": str(item.lease_id),
         "revision": item.revision,
-        "status": item.status,
-        "available_in": item.available_in,
-        "output": None if item.output is None else storable(item.output),
-        "error": None if item.error is None else storable(item.error.to_json()),
-        "new_steps": sum(not start.again for start in item.start),
-        "completed": any(finish.status is StepStatus.COMPLETED for finish in item.finish),
+        "new_steps": new_steps,
+        "completed": completed,
         "in_flight": item.in_flight,
-        "charge": sum(finish.credits for finish in item.finish),
-        "released": sum(finish.bound for finish in item.finish),
-        "wanted": sum(start.step.credits_bound for start in item.start),
+        "charge": charge,
+        "released": released,
+        "wanted": wanted,
         "lines": lines,
-        "decision_lines": len(item.logs),
     }
+    if item.logs:
+        row["decision_lines"] = len(item.logs)
+    if item.status is not None:
+        row["status"] = item.status
+    if item.available_in is not None:
+        row["available_in"] = item.available_in
+    if item.output is not None:
+        row["output"] = storable(item.output)
+    if item.error is not None:
+        row["error"] = storable(item.error.to_json())
+    return row
 
 
 def _finish(finish: FinishStep, run_id: str) -> JsonObject:
-    return {
+    row: dict[str, Json] = {
         "run_id": run_id,
         "step_no": finish.step_no,
         "attempt": finish.attempt,
         "status": finish.status,
-        "output": None if finish.output is None else storable(finish.output),
-        "error": None if finish.error is None else storable(finish.error.to_json()),
         "credits": finish.credits,
-        "failed": finish.failed,
-        "available_in": finish.available_in,
-        "waits_for": finish.waits_for,
     }
+    if finish.output is not None:
+        row["output"] = storable(finish.output)
+    if finish.error is not None:
+        row["error"] = storable(finish.error.to_json())
+    if finish.failed:
+        row["failed"] = True
+    if finish.available_in is not None:
+        row["available_in"] = finish.available_in
+    if finish.waits_for is not None:
+        row["waits_for"] = finish.waits_for
+    return row
 
 
 def _start(start: StartStep, run_id: str) -> JsonObject:
-    if start.again:
-        return {"run_id": run_id, "step_no": start.step_no, "credits_bound": start.step.credits_bound}
     step = start.step
-    return {
+    if start.again:
+        return {"run_id": run_id, "step_no": start.step_no, "credits_bound": step.credits_bound}
+    row: dict[str, Json] = {
         "run_id": run_id,
         "step_no": start.step_no,
         "key": step.key,
         "kind": step.kind,
         "name": storable(step.name),
-        "phase": step.phase,
         "effect": step.effect,
         "effect_key": str(start.effect_key),
-        "input": storable(step.input),
         "timeout_seconds": step.timeout_seconds,
         "credits_bound": step.credits_bound,
         "max_attempts": step.max_attempts,
     }
+    if step.phase is not None:
+        row["phase"] = step.phase
+    if step.input:
+        row["input"] = storable(step.input)
+    return row
 
 
-def _append_records(batch: dict[str, list[Json]], finish: FinishStep, run_id: str) -> None:
+def _append_records(batch: defaultdict[str, list[Json]], finish: FinishStep, run_id: str) -> None:
+    records = finish.records
     of_step: JsonObject = {"run_id": run_id, "step_no": finish.step_no}
-    for message in finish.records.messages:
-        batch.setdefault("messages", []).append(of_step | _message(message))
-    for artifact in finish.records.artifacts:
-        batch.setdefault("artifacts", []).append(of_step | _artifact(artifact))
-    for plan in finish.records.plans:
-        batch.setdefault("plans", []).append(of_step | _plan(plan))
+    if records.messages:
+        batch["messages"] += [of_step | _message(message) for message in records.messages]
+    if records.artifacts:
+        batch["artifacts"] += [of_step | _artifact(artifact) for artifact in records.artifacts]
+    if records.plans:
+        batch["plans"] += [of_step | _plan(plan) for plan in records.plans]
     if finish.request is not None:
-        batch.setdefault("requests", []).append(of_step | _request(finish.request))
+        batch["requests"].append(of_step | _request(finish.request))
 
 
 def _message(message: NewMessage) -> JsonObject:
@@ -436,10 +463,13 @@ def _snapshot(snapshot: TakenSnapshot, run_id: str) -> JsonObject:
 
 
 def _log(log: NewLog, run_id: str, *, of_decision: bool) -> JsonObject:
-    return {
+    row: dict[str, Json] = {
         "run_id": run_id,
         "log_type": log.log_type,
         "message": bounded_text(log.message, LOG_MESSAGE_BYTES),
-        "metadata": bounded_metadata(log.metadata, LOG_METADATA_BYTES),
-        "of_decision": of_decision,
     }
+    if log.metadata:
+        row["metadata"] = bounded_metadata(log.metadata, LOG_METADATA_BYTES)
+    if of_decision:
+        row["of_decision"] = True
+    return row
