@@ -94,6 +94,7 @@ CREATE FUNCTION private.advance_runs(p_batch jsonb) RETURNS jsonb
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET lock_timeout TO '2s'
     AS $$
 declare
   v_now timestamptz := private.clock();
@@ -410,8 +411,12 @@ end $$;
 CREATE FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET lock_timeout TO '50ms'
     AS $$
 begin
+  if not private.realtime_takes() then
+    return;
+  end if;
   perform case when tail.bytes <= 150000
       then realtime.send(
         jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', tail.lines),
@@ -428,6 +433,8 @@ begin
     ) l
   ) tail
   where tail.lines is not null;
+exception when others then
+  raise warning 'Realtime takes no log lines: %', sqlerrm;
 end $$;
 
 CREATE FUNCTION private.clock() RETURNS timestamp with time zone
@@ -561,6 +568,7 @@ declare
   v_tag bigint;
   v_next double precision;
   v_expired uuid[];
+  v_suspect boolean;
 begin
   if p_limit not between 0 and 100 then
     raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
@@ -568,11 +576,17 @@ begin
   v_swept := private.sweep_runs(100, v_now);
 
   -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
-  select array_agg(id) into v_expired from (
-    select r.id from public.agent_runs r
+  -- A run that loses its worker a second time in a row may be what kills it, and all that were held beside it look the
+  -- same: each of them is handed out alone, and its worker claims no other until it has come a step further.
+  select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
+    select r.id, r.attempt > 0 as suspect from public.agent_runs r
     where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
-    order by r.id limit p_limit for update skip locked
+    order by r.attempt > 0 desc, r.id limit p_limit for update skip locked
   ) x;
+  if v_suspect then
+    v_expired := v_expired[1:1];
+    p_limit := 1;
+  end if;
   if v_expired is not null then
     update public.agent_runs r
       set lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires, attempt = r.attempt + 1,
@@ -1281,7 +1295,7 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
   )
   select realtime.send(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
     'offset', text_offset, 'text', text), 'delta', 'run:' || run_id, true)
-  from fresh order by run_id, step_no, text_offset
+  from fresh where (select private.realtime_takes()) order by run_id, step_no, text_offset
 $$;
 
 CREATE FUNCTION private.queue_run(p_run public.agent_runs) RETURNS public.agent_runs
@@ -1320,6 +1334,22 @@ begin
   end if;
   select * into v_run from public.agent_runs where id = p_run.id;
   return v_run;
+end $$;
+
+CREATE FUNCTION private.realtime_takes() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET lock_timeout TO '50ms'
+    AS $$
+begin
+  lock table only realtime.messages in row exclusive mode;
+  return true;
+exception
+  when lock_not_available then
+    raise warning 'realtime.messages is locked; nothing is broadcast';
+    return false;
+  when others then
+    return true;
 end $$;
 
 CREATE FUNCTION private.recall(p_account_id uuid, p_action text, p_key text, p_request jsonb) RETURNS jsonb
@@ -2650,6 +2680,8 @@ REVOKE ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION private.queue_run(p_run public.agent_runs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.realtime_takes() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.recall(p_account_id uuid, p_action text, p_key text, p_request jsonb) FROM PUBLIC;
 

@@ -1,5 +1,21 @@
 -- Log lines: appended under the run row's lock, so that seq has no gaps, and broadcast in tails.
--- Functions: private.broadcast_logs, private.append_line. Nothing destructive.
+-- Functions: private.realtime_takes, private.broadcast_long_tail, private.broadcast_logs, private.append_line. Nothing
+-- destructive.
+
+-- Whether Realtime takes messages now. Somebody may have locked its table (a restore, a change of its partitions), and a
+-- run waits for no viewer: at most 50 ms a call, however many messages follow. What else is wrong, realtime.send will say.
+create function private.realtime_takes()
+  returns boolean language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
+begin
+  lock table only realtime.messages in row exclusive mode;
+  return true;
+exception
+  when lock_not_available then
+    raise warning 'realtime.messages is locked; nothing is broadcast';
+    return false;
+  when others then
+    return true;
+end $$;
 
 -- A long tail of one run, in messages of at most 150 KB and one line more: Realtime refuses those over 256 KB.
 create function private.broadcast_long_tail(p_run public.agent_runs, p_from_seq bigint)
@@ -20,10 +36,14 @@ create function private.broadcast_long_tail(p_run public.agent_runs, p_from_seq 
 $$;
 
 -- The tail of log lines that was not broadcast yet, one message a run. p_from_seqs are the last seqs sent before.
--- realtime.send turns its own failures into warnings, so a broken Realtime never blocks a run.
+-- Nothing that is wrong with Realtime fails or delays a run: what cannot be sent is a warning. The lines are in their rows,
+-- and who listens sees the gap by seq.
 create function private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[])
-  returns void language plpgsql security definer set search_path = '' as $$
+  returns void language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
 begin
+  if not private.realtime_takes() then
+    return;
+  end if;
   perform case when tail.bytes <= 150000
       then realtime.send(
         jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', tail.lines),
@@ -40,6 +60,8 @@ begin
     ) l
   ) tail
   where tail.lines is not null;
+exception when others then
+  raise warning 'Realtime takes no log lines: %', sqlerrm;
 end $$;
 
 -- Appends one line to each of the given runs, whose rows the caller has locked, and broadcasts the tails. The caller has

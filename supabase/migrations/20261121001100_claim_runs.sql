@@ -73,6 +73,7 @@ declare
   v_tag bigint;
   v_next double precision;
   v_expired uuid[];
+  v_suspect boolean;
 begin
   if p_limit not between 0 and 100 then
     raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
@@ -80,11 +81,17 @@ begin
   v_swept := private.sweep_runs(100, v_now);
 
   -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
-  select array_agg(id) into v_expired from (
-    select r.id from public.agent_runs r
+  -- A run that loses its worker a second time in a row may be what kills it, and all that were held beside it look the
+  -- same: each of them is handed out alone, and its worker claims no other until it has come a step further.
+  select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
+    select r.id, r.attempt > 0 as suspect from public.agent_runs r
     where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
-    order by r.id limit p_limit for update skip locked
+    order by r.attempt > 0 desc, r.id limit p_limit for update skip locked
   ) x;
+  if v_suspect then
+    v_expired := v_expired[1:1];
+    p_limit := 1;
+  end if;
   if v_expired is not null then
     update public.agent_runs r
       set lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires, attempt = r.attempt + 1,

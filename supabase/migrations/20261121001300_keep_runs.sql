@@ -58,7 +58,7 @@ create function private.publish_deltas(p_deltas jsonb)
   )
   select realtime.send(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
     'offset', text_offset, 'text', text), 'delta', 'run:' || run_id, true)
-  from fresh order by run_id, step_no, text_offset
+  from fresh where (select private.realtime_takes()) order by run_id, step_no, text_offset
 $$;
 grant execute on function private.publish_deltas(jsonb) to service_role;
 
