@@ -9,7 +9,7 @@ from pathlib import Path
 def common() -> argparse.ArgumentParser:
     """To be a parent of each measurement's own parser."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--rounds", type=positive, default=3, help="rounds of each measurement (default 3)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument(
         "--assert", dest="strict", action="store_true", help="exit with 1 if a budget is missed, and say which"

@@ -57,10 +57,17 @@ def empty_database(server_url: str, *, template: str = "template1") -> Iterator[
 
 
 @contextmanager
-def runbase_database(server_url: str) -> Iterator[str]:
-    """Superuser's URL of a fresh migrated database with everything on."""
+def migrated_database(server_url: str) -> Iterator[str]:
+    """Superuser's URL of a fresh migrated database of whose publications nobody reads yet."""
     _ensure_template(server_url)
     with empty_database(server_url, template=_TEMPLATE) as url:
+        yield url
+
+
+@contextmanager
+def runbase_database(server_url: str) -> Iterator[str]:
+    """Superuser's URL of a fresh migrated database with everything on."""
+    with migrated_database(server_url) as url:
         consumer = subprocess.Popen([sys.executable, "-m", "bench.consumer", url], cwd=PROJECT_DIR)
         try:
             _await_slots(url, consumer)

@@ -7,21 +7,20 @@ all; ratios are taken round by round, and the median of them is shown. A checkpo
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
-import psycopg
 from rich.console import Console
 from rich.table import Table
 
 from bench.contenders import CONTENDERS, FLOOR, Contender, ContenderError, taken_by, versions
+from bench.machine import described, machine
 from bench.options import positive
 
 AT_A_TIME = (10, 100)
+QUICK = ("--rounds", "1", "--runs", "20")
 COMPARED = ("absurd", "dbos", FLOOR)
 TITLES = {contender.key: contender.title for contender in CONTENDERS}
 ON = (
@@ -77,6 +76,7 @@ class Figures(TypedDict):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds of each contender (default 3)")
     parser.add_argument("--runs", type=positive, default=100, help="runs a measurement (default 100)")
     parser.add_argument("--steps", type=positive, default=20, help="steps a run (default 20)")
     parser.add_argument(
@@ -88,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(server_url: str, options: argparse.Namespace) -> Figures:
     """Measure the chosen contenders on this server."""
     work = {"runs": options.runs, "steps": options.steps}
-    machine = _machine(server_url)
+    on = machine(server_url)
     rows: list[Row] = []
     for at_a_time in options.at_a_time:
         group = [_row(contender, at_a_time) for contender in options.only]
@@ -103,7 +103,7 @@ def measure(server_url: str, options: argparse.Namespace) -> Figures:
         "rounds": options.rounds,
         **work,
         "on": ON,
-        "machine": machine,
+        "machine": on,
         "packages": versions(options.only),
         "rows": with_times(rows),
     }
@@ -158,8 +158,7 @@ def show(figures: Figures, console: Console) -> None:
     console.print("µs: microseconds of processors a step, of the contender's process and of PostgreSQL.", markup=False)
     console.print(figures["on"], markup=False)
     packages = ", ".join(f"{name} {found or 'not installed'}" for name, found in figures["packages"].items())
-    machine = ", ".join(f"{name} {value}" for name, value in figures["machine"].items())
-    console.print("; ".join(part for part in (machine, packages) if part), markup=False)
+    console.print("; ".join(part for part in (described(figures["machine"]), packages) if part), markup=False)
 
 
 def _measure_once(contender: Contender, row: Row, server_url: str, *, runs: int, steps: int) -> None:
@@ -201,18 +200,6 @@ def _missed(budget: Budget, times: Mapping[str, float]) -> str | None:
     if found is None:
         return f"{wanted}, not measured"
     return f"{wanted}, found {found:.2f}" if found < budget.times else None
-
-
-def _machine(server_url: str) -> dict[str, str]:
-    """What the figures depend on. A server that only pretends to be durable is not measured."""
-    with psycopg.connect(server_url) as connection:
-        row = connection.execute(
-            "select current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')"
-        ).fetchone()
-    assert row is not None
-    if row[1:] != ("on", "on"):
-        raise RuntimeError(f"the server is not durable: fsync {row[1]}, synchronous_commit {row[2]}")
-    return {"PostgreSQL": row[0], "Python": platform.python_version(), "CPUs": str(os.cpu_count())}
 
 
 def _chosen(text: str) -> tuple[Contender, ...]:

@@ -1,0 +1,126 @@
+"""Somebody who follows a run in two ways at once, with how late each log line came, in milliseconds.
+
+Lateness is counted from `created_at`, which the database sets as it writes the line: the rest of that transaction, its
+commit and the way to the callback are all in it. Clocks are not compared over machines: there is only one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from realtime import RealtimeSubscribeStates
+from realtime.types import BroadcastPayload
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from local.keys import Keys
+
+MEASURED = "info"  # the log type of a step's own lines
+JOIN_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Somebody who signed up at the gateway."""
+
+    client: AsyncClient
+    api_url: str
+    user_id: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}", "apikey": Keys().publishable_key}
+
+
+@dataclass(slots=True)
+class Lateness:
+    """Of each line, in milliseconds."""
+
+    realtime: list[float] = field(default_factory=list)
+    sse: list[float] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def signed_up(api_url: str) -> AsyncGenerator[Visitor]:
+    options = AsyncClientOptions(auto_refresh_token=False)
+    client = await acreate_client(api_url, Keys().publishable_key, options=options)
+    credentials = {"email": f"{uuid4()}@example.com", "password": "correct horse battery"}
+    answer = await client.auth.sign_up(credentials)  # type: ignore[arg-type]
+    assert answer.session is not None
+    assert answer.user is not None
+    await client.realtime.set_auth(answer.session.access_token)
+    try:
+        yield Visitor(client, api_url, answer.user.id, answer.session.access_token)
+    finally:
+        await client.remove_all_channels()
+        await client.auth.close()
+        await client.postgrest.aclose()
+
+
+async def followed(visitor: Visitor, *, steps: int, seconds: float) -> Lateness:
+    """Follow a run of a line a step, a step every so many seconds, from before its start to its end."""
+    request = {"engine": "bench", "input": {"steps": steps, "seconds": seconds}, "max_steps": steps}
+    created = await visitor.client.rpc("create_run", {"p_request": request}).execute()
+    run_id = str(created.data["run_id"])
+    late = Lateness()
+    ended, joined = asyncio.Event(), asyncio.Event()
+
+    def hear(message: BroadcastPayload) -> None:
+        now = time.time()
+        late.realtime += [_late(line, now) for line in message["payload"]["lines"] if line["log_type"] == MEASURED]
+        if message["payload"]["status"] == "completed":
+            ended.set()
+
+    def hear_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
+        if state != RealtimeSubscribeStates.SUBSCRIBED:
+            raise RuntimeError(f"Realtime refused the subscription: {state} {error}")
+        joined.set()
+
+    channel = visitor.client.channel(f"run:{run_id}", {"config": {"private": True}})  # type: ignore[typeddict-item]
+    channel.on_broadcast("log", hear)
+    await channel.subscribe(hear_state)
+    async with asyncio.timeout(JOIN_SECONDS):
+        await joined.wait()
+    async with asyncio.timeout(JOIN_SECONDS + 3 * steps * seconds), asyncio.TaskGroup() as group:
+        group.create_task(_stream(visitor, run_id, late))
+        await visitor.client.rpc("start_run", {"p_run_id": run_id}).execute()
+        await ended.wait()
+    await visitor.client.remove_channel(channel)
+    if len(late.realtime) != steps or len(late.sse) != steps:
+        raise RuntimeError(f"of {steps} lines {len(late.realtime)} came by Realtime and {len(late.sse)} by SSE")
+    return late
+
+
+async def _stream(visitor: Visitor, run_id: str, late: Lateness) -> None:
+    """Read server-sent events until `done`, connecting again where the host ends the stream early."""
+    seen = ""
+    async with httpx.AsyncClient(base_url=visitor.api_url, headers=visitor.headers, timeout=None) as http:  # noqa: S113
+        while True:
+            query = {"run_id": run_id, "mode": "stream"}
+            again = {"Last-Event-ID": seen} if seen else {}
+            async with http.stream("GET", "/functions/v1/agent-logs", params=query, headers=again) as response:
+                response.raise_for_status()
+                event = ""
+                async for text in response.aiter_lines():
+                    name, _, value = text.partition(": ")
+                    if name == "id":
+                        seen = value
+                    elif name == "event":
+                        event = value
+                    elif name == "data" and event == MEASURED:
+                        late.sse.append(_late(json.loads(value), time.time()))
+                    elif name == "data" and event == "done":
+                        return
+
+
+def _late(line: Mapping[str, Any], now: float) -> float:
+    return (now - datetime.fromisoformat(line["created_at"]).timestamp()) * 1000
