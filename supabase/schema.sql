@@ -401,7 +401,7 @@ begin
       where r.id = v_run.id;
   end loop;
   for v_slot_id in
-    select s.id from private.slots s where s.recheck order by s.id limit p_limit for update skip locked
+    select s.id from private.slots s where s.recheck order by s.account_id, s.id limit p_limit for update skip locked
   loop
     update private.slots s set recheck = false where s.id = v_slot_id;
     perform private.hand_on(array[v_slot_id]);
@@ -558,6 +558,10 @@ $$;
 CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    SET enable_incremental_sort TO 'off'
     AS $$
 declare
   v_now timestamptz := private.clock();
@@ -578,10 +582,15 @@ begin
   -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
   -- A run that loses its worker a second time in a row may be what kills it, and all that were held beside it look the
   -- same: each of them is handed out alone, and its worker claims no other until it has come a step further.
-  select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
+  with lost as materialized (
     select r.id, r.attempt > 0 as suspect from public.agent_runs r
     where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
-    order by r.attempt > 0 desc, r.id limit p_limit for update skip locked
+    order by r.engine, r.id  -- the order of the one index that is to be read
+  )
+  select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
+    select r.id, lost.suspect from lost join public.agent_runs r on r.id = lost.id
+    where r.status in ('planning', 'executing') and r.lease_expires_at < v_now
+    order by lost.suspect desc, r.id limit p_limit for update of r skip locked
   ) x;
   if v_suspect then
     v_expired := v_expired[1:1];
@@ -629,10 +638,12 @@ begin
   end if;
 
   -- Timers that somebody had locked, and slots to recheck, are due at once.
-  select extract(epoch from min(r.available_at) - v_now) into v_next
+  select extract(epoch from r.available_at - v_now) into v_next
     from public.agent_runs r
-    where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity';
-  if exists (select from private.slots s where s.recheck) then
+    where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity'
+    order by r.available_at, r.id limit 1;
+  perform 1 from private.slots s where s.recheck order by s.account_id, s.id limit 1;
+  if found then
     v_next := least(v_next, 0.2);
   end if;
   return jsonb_build_object(
@@ -675,6 +686,8 @@ end $$;
 CREATE FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
@@ -733,6 +746,8 @@ end $$;
 CREATE FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $_$
 declare
   v_user_id uuid := (select auth.uid());
@@ -935,6 +950,8 @@ end $$;
 CREATE FUNCTION private.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_limit integer := greatest(1, least(p_limit, 500));
@@ -1022,6 +1039,10 @@ end $$;
 CREATE FUNCTION private.hand_on(p_slot_ids bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    SET enable_incremental_sort TO 'off'
     AS $$
 declare
   v_slot_id bigint;
@@ -1034,8 +1055,10 @@ begin
     for v_try in 1 .. 101 loop
       exit when not (select private.has_room(s) from private.slots s where s.id = v_slot_id);
       -- `held_for > 0` says nothing new to the reader, but it lets a plan for any slot use the partial index.
-      exit when not exists (
-        select from public.agent_runs r where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued');
+      perform 1 from public.agent_runs r
+        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+        order by r.priority desc, r.available_at, r.id limit 1;
+      exit when not found;
       select * into v_run from public.agent_runs r
         where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
         order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
@@ -1253,9 +1276,10 @@ begin
     from public.agent_runs c
     where c.id = any (p_run_ids)
     group by c.account_id
-    having exists (
-      select from public.agent_runs b
-      where b.account_id = c.account_id and b.status = 'queued' and b.held_for = 0 and b.priority > min(c.priority))
+    having min(c.priority) < (
+      select b.priority from public.agent_runs b
+      where b.account_id = c.account_id and b.status = 'queued' and b.held_for = 0
+      order by b.priority desc, b.fair_tag, b.id limit 1)
   loop
     select array_agg(x.id) into v_better from (
       select b.id from public.agent_runs b
@@ -1467,6 +1491,8 @@ $$;
 CREATE FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
@@ -1549,6 +1575,8 @@ end $$;
 CREATE FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
@@ -1693,6 +1721,8 @@ $$;
 CREATE FUNCTION private.start_run(p_run_id uuid, p_revision bigint) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
@@ -1721,7 +1751,7 @@ begin
       from public.agent_runs r
       where r.status in ('planning', 'executing') and r.lease_expires_at < p_now
         and (r.stop_requested_at is not null or r.deadline_at <= p_now or r.attempt + 1 >= r.max_attempts)
-      order by r.id limit p_limit for update skip locked
+      order by r.engine, r.id limit p_limit for update skip locked
     ), late as (
       select r.id from public.agent_runs r
       where r.status in ('queued', 'awaiting_input') and r.deadline_at <= p_now
@@ -1747,14 +1777,14 @@ begin
   end if;
   -- All accounts and slots at once and in order, before the first ending touches one.
   perform 1 from public.credit_accounts c
-    where c.account_id in (
+    where c.account_id = any (array(
       select r.account_id from public.agent_runs r
-      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id)
+      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id))
     order by c.account_id for update;
   perform 1 from private.slots s
-    where s.id in (
+    where s.id = any (array(
       select u.id from jsonb_to_recordset(v_verdicts) as v (id uuid)
-      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id))
+      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id)))
     order by s.id for update;
   for v_row in
     select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
@@ -1792,6 +1822,10 @@ end $$;
 CREATE FUNCTION private.take_places_of(p_run public.agent_runs, p_slot_ids bigint[], OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    SET enable_incremental_sort TO 'off'
     AS $$
 declare
   v_full bigint;
@@ -2466,7 +2500,7 @@ ALTER TABLE ONLY public.human_requests
 
 CREATE INDEX slots_keys ON private.slots USING btree (id) WHERE (kind = 'key'::text);
 
-CREATE INDEX slots_recheck ON private.slots USING btree (id) WHERE recheck;
+CREATE INDEX slots_recheck ON private.slots USING btree (account_id, id) WHERE recheck;
 
 CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
 
@@ -2482,7 +2516,7 @@ CREATE INDEX agent_runs_held ON public.agent_runs USING btree (held_for, priorit
 
 CREATE INDEX agent_runs_history ON public.agent_runs USING btree (account_id, created_at DESC, id);
 
-CREATE INDEX agent_runs_leased ON public.agent_runs USING btree (id) WHERE (status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]));
+CREATE INDEX agent_runs_leased ON public.agent_runs USING btree (engine, id) WHERE (status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]));
 
 CREATE INDEX agent_runs_ready ON public.agent_runs USING btree (engine, fair_tag, id) WHERE ((status = 'queued'::public.run_status) AND (held_for = 0));
 

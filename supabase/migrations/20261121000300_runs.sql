@@ -136,7 +136,7 @@ create index agent_runs_ready_of_account on public.agent_runs (account_id, prior
 create index agent_runs_held on public.agent_runs (held_for, priority desc, available_at, id)
   where status = 'queued' and held_for > 0;
 create index agent_runs_timers on public.agent_runs (available_at, id) where status = 'queued' and held_for is null;
-create index agent_runs_leased on public.agent_runs (id) where status in ('planning', 'executing');
+create index agent_runs_leased on public.agent_runs (engine, id) where status in ('planning', 'executing');
 create index agent_runs_deadline on public.agent_runs (deadline_at) where status in ('queued', 'awaiting_input');
 create index agent_runs_history on public.agent_runs (account_id, created_at desc, id);
 create index agent_runs_forked_from on public.agent_runs (forked_from) where forked_from is not null;

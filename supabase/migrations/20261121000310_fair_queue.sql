@@ -11,6 +11,9 @@
 -- Tables: private.slots, public.agents. Nothing destructive.
 -- Lock order: run rows by id, then credit accounts by id, then slots by id. What is locked after a slot is locked with
 -- `skip locked` alone; what could not be had is marked for the next claim (slots.recheck).
+-- Plans: each look into the queue says its order, which one index has, and may neither sort nor read a table as a whole.
+-- So it finds that index whatever the statistics say: by cost alone all partial indexes of an empty table are alike, and
+-- a session keeps its plans while the table fills.
 
 create sequence private.fair_time minvalue 0 start 0;
 comment on sequence private.fair_time is 'V: the highest fair_tag that was claimed. A sequence, because it must not be a row that all claims lock.';
@@ -48,7 +51,7 @@ comment on column private.slots.places is 'Null for an account: its tier says.';
 comment on column private.slots.taken is 'Runs with held_for = 0 that have this slot in slot_ids.';
 comment on column private.slots.fair_tag is 'Of an account: the tag of its next run, where V is not higher.';
 comment on column private.slots.recheck is 'It may have room for a run that could not be let in at the time; the next claim looks.';
-create index slots_recheck on private.slots (id) where recheck;
+create index slots_recheck on private.slots (account_id, id) where recheck;
 create index slots_keys on private.slots (id) where kind = 'key';
 alter table private.slots enable row level security;
 
@@ -92,7 +95,9 @@ $$;
 -- As take_places, for slots that the caller has found (slots_of) and locked.
 create function private.take_places_of(
     p_run public.agent_runs, p_slot_ids bigint[], out slot_ids bigint[], out fair_tag bigint, out held_for bigint)
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off
+  set enable_incremental_sort = off as $$
 declare
   v_full bigint;
   v_rival public.agent_runs;
@@ -155,7 +160,9 @@ end $$;
 -- Lets held runs into the room of these slots, which the caller has locked. A run for which another of its slots is full
 -- goes on waiting there. Bounded: what is left is rechecked.
 create function private.hand_on(p_slot_ids bigint[])
-  returns void language plpgsql security definer set search_path = '' as $$
+  returns void language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off
+  set enable_incremental_sort = off as $$
 declare
   v_slot_id bigint;
   v_run public.agent_runs;
@@ -167,8 +174,10 @@ begin
     for v_try in 1 .. 101 loop
       exit when not (select private.has_room(s) from private.slots s where s.id = v_slot_id);
       -- `held_for > 0` says nothing new to the reader, but it lets a plan for any slot use the partial index.
-      exit when not exists (
-        select from public.agent_runs r where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued');
+      perform 1 from public.agent_runs r
+        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+        order by r.priority desc, r.available_at, r.id limit 1;
+      exit when not found;
       select * into v_run from public.agent_runs r
         where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
         order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
@@ -242,7 +251,7 @@ begin
       where r.id = v_run.id;
   end loop;
   for v_slot_id in
-    select s.id from private.slots s where s.recheck order by s.id limit p_limit for update skip locked
+    select s.id from private.slots s where s.recheck order by s.account_id, s.id limit p_limit for update skip locked
   loop
     update private.slots s set recheck = false where s.id = v_slot_id;
     perform private.hand_on(array[v_slot_id]);
@@ -263,9 +272,10 @@ begin
     from public.agent_runs c
     where c.id = any (p_run_ids)
     group by c.account_id
-    having exists (
-      select from public.agent_runs b
-      where b.account_id = c.account_id and b.status = 'queued' and b.held_for = 0 and b.priority > min(c.priority))
+    having min(c.priority) < (
+      select b.priority from public.agent_runs b
+      where b.account_id = c.account_id and b.status = 'queued' and b.held_for = 0
+      order by b.priority desc, b.fair_tag, b.id limit 1)
   loop
     select array_agg(x.id) into v_better from (
       select b.id from public.agent_runs b

@@ -41,7 +41,8 @@ begin
 end $$;
 
 create function private.create_run(p_request jsonb, p_idempotency_key text)
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
   v_user_id uuid := (select auth.uid());
   v_account_id uuid;
@@ -132,7 +133,8 @@ end $$;
 grant execute on function private.create_run(jsonb, text) to authenticated;
 
 create function private.start_run(p_run_id uuid, p_revision bigint)
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
 begin

@@ -3,7 +3,8 @@
 -- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 create function private.control_run(p_run_id uuid, p_action text, p_revision bigint)
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
   v_now timestamptz := private.clock();
@@ -60,7 +61,8 @@ end $$;
 grant execute on function private.control_run(uuid, text, bigint) to authenticated;
 
 create function private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text)
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
   v_now timestamptz := private.clock();

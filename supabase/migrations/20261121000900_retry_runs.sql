@@ -10,7 +10,8 @@ create function private.is_taken_over(p_run_id uuid, p_step_no integer)
 $$;
 
 create function private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean)
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
   v_new public.agent_runs;

@@ -16,7 +16,7 @@ begin
       from public.agent_runs r
       where r.status in ('planning', 'executing') and r.lease_expires_at < p_now
         and (r.stop_requested_at is not null or r.deadline_at <= p_now or r.attempt + 1 >= r.max_attempts)
-      order by r.id limit p_limit for update skip locked
+      order by r.engine, r.id limit p_limit for update skip locked
     ), late as (
       select r.id from public.agent_runs r
       where r.status in ('queued', 'awaiting_input') and r.deadline_at <= p_now
@@ -42,14 +42,14 @@ begin
   end if;
   -- All accounts and slots at once and in order, before the first ending touches one.
   perform 1 from public.credit_accounts c
-    where c.account_id in (
+    where c.account_id = any (array(
       select r.account_id from public.agent_runs r
-      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id)
+      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id))
     order by c.account_id for update;
   perform 1 from private.slots s
-    where s.id in (
+    where s.id = any (array(
       select u.id from jsonb_to_recordset(v_verdicts) as v (id uuid)
-      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id))
+      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id)))
     order by s.id for update;
   for v_row in
     select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
@@ -63,7 +63,9 @@ begin
 end $$;
 
 create function private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[])
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off
+  set enable_incremental_sort = off as $$
 declare
   v_now timestamptz := private.clock();
   v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);
@@ -83,10 +85,15 @@ begin
   -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
   -- A run that loses its worker a second time in a row may be what kills it, and all that were held beside it look the
   -- same: each of them is handed out alone, and its worker claims no other until it has come a step further.
-  select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
+  with lost as materialized (
     select r.id, r.attempt > 0 as suspect from public.agent_runs r
     where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
-    order by r.attempt > 0 desc, r.id limit p_limit for update skip locked
+    order by r.engine, r.id  -- the order of the one index that is to be read
+  )
+  select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
+    select r.id, lost.suspect from lost join public.agent_runs r on r.id = lost.id
+    where r.status in ('planning', 'executing') and r.lease_expires_at < v_now
+    order by lost.suspect desc, r.id limit p_limit for update of r skip locked
   ) x;
   if v_suspect then
     v_expired := v_expired[1:1];
@@ -134,10 +141,12 @@ begin
   end if;
 
   -- Timers that somebody had locked, and slots to recheck, are due at once.
-  select extract(epoch from min(r.available_at) - v_now) into v_next
+  select extract(epoch from r.available_at - v_now) into v_next
     from public.agent_runs r
-    where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity';
-  if exists (select from private.slots s where s.recheck) then
+    where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity'
+    order by r.available_at, r.id limit 1;
+  perform 1 from private.slots s where s.recheck order by s.account_id, s.id limit 1;
+  if found then
     v_next := least(v_next, 0.2);
   end if;
   return jsonb_build_object(

@@ -122,7 +122,7 @@ async def test_priority_is_no_worse_than_none_for_the_account_that_uses_it(
 
     await held[working[0]].end()
 
-    assert urgent in await order(store, 2)
+    assert urgent in await order(store, 3)
 
 
 async def test_a_batch_takes_the_best_of_each_account(store: RunStore, person: Person, database_url: str) -> None:
@@ -179,7 +179,7 @@ async def test_a_timer_takes_its_turn_like_a_new_run(store: RunStore, person: Pe
     async with connect(database_url) as connection:
         await shift_clock(connection, seconds=61)
 
-    assert sleeper in await order(store, 2)
+    assert sleeper in await order(store, 3)
 
 
 async def test_each_engine_has_its_head_and_a_worker_sees_only_its_own(
