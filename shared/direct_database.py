@@ -7,7 +7,7 @@ The session acts as service_role, so the database grants it no more than the ser
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self, cast
 
 import orjson
@@ -37,7 +37,7 @@ class DirectDatabase:
     def __init__(self, url: str, *, connections: int = 6) -> None:
         """A worker makes up to five calls at a time; one that hangs must not keep its heartbeat from a connection."""
         self.url = url
-        self._statements: dict[tuple[str, tuple[str, ...]], sql.Composed] = {}
+        self._statements: dict[tuple[str, tuple[str, ...]], bytes] = {}
         self._pool = AsyncConnectionPool(
             url,
             min_size=1,
@@ -76,15 +76,10 @@ class DirectDatabase:
     async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
         """Call `public.<function>`; see `shared.database.Database`."""
         statement = self._statement(function, tuple(arguments))
-        values = {name: _adapt(value) for name, value in arguments.items()}
+        values = [_adapt(value) for value in arguments.values()]
         try:
-            async with asyncio.timeout(CALL_SECONDS), self._pool.connection() as connection:
-                try:
-                    cursor = await connection.execute(statement, values)
-                except psycopg.errors.ReadOnlySqlTransaction:
-                    await connection.close()  # it leads to what is now the standby; a new one asks for the name again
-                    raise
-                row = await cursor.fetchone()
+            async with asyncio.timeout(CALL_SECONDS):
+                row = await self._row(statement, values)
         except TimeoutError as error:
             raise DatabaseUnavailable(
                 f"{function!r} took longer than {CALL_SECONDS:g} seconds", details="timeout"
@@ -95,13 +90,24 @@ class DirectDatabase:
             raise _translated(error, function) from error
         return None if row is None else cast("Json", row[0])
 
-    def _statement(self, function: str, names: tuple[str, ...]) -> sql.Composed:
+    async def _row(self, statement: bytes, values: Sequence[object]) -> tuple[object, ...] | None:
+        # Not by the pool's context manager, which commits: there is nothing to commit, and a call is a transaction.
+        connection = await self._pool.getconn()
+        try:
+            return await (await connection.execute(statement, values)).fetchone()
+        except psycopg.errors.ReadOnlySqlTransaction:
+            await connection.close()  # it leads to what is now the standby; a new one asks for the name again
+            raise
+        finally:
+            await self._pool.putconn(connection)
+
+    def _statement(self, function: str, names: tuple[str, ...]) -> bytes:
         known = self._statements.get((function, names))
         if known is None:
             arguments = sql.SQL(", ").join(
-                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in names
+                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder()) for name in names
             )
-            known = sql.SQL("select public.{}({})").format(sql.Identifier(function), arguments)
+            known = sql.SQL("select public.{}({})").format(sql.Identifier(function), arguments).as_bytes(None)
             self._statements[function, names] = known
         return known
 

@@ -568,7 +568,6 @@ declare
   v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);
   v_swept integer;
   v_ids uuid[];
-  v_from text[];
   v_tag bigint;
   v_next double precision;
   v_expired uuid[];
@@ -626,15 +625,18 @@ begin
   if v_ids is not null then
     perform setval('private.fair_time', v_tag) where v_tag > (select last_value from private.fair_time);
     v_ids := private.prefer_by_priority(v_ids, p_engines);
-    select array_agg(r.id), array_agg(r.resumes_as) into v_ids, v_from
-      from public.agent_runs r where r.id = any (v_ids);
-    update public.agent_runs r
-      set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
-          revision = r.revision + 1, updated_at = v_now
-      where r.id = any (v_ids);
-    perform private.append_line(v_ids, 'state_transition',
-      (select array_agg('queued -> ' || f) from unnest(v_from) f),
-      (select array_agg(jsonb_build_object('from', 'queued', 'to', f)) from unnest(v_from) f));
+    -- The line goes out with the first advance, which follows at once, or with the worker's tick.
+    with claimed as (
+      update public.agent_runs r
+        set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
+            revision = r.revision + 1, updated_at = v_now, log_seq = r.log_seq + 1
+        where r.id = any (v_ids)
+        returning r.id, r.account_id, r.log_seq, r.status
+    )
+    insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
+      select c.id, c.log_seq, c.account_id, 'state_transition', 'queued -> ' || c.status,
+        jsonb_build_object('from', 'queued', 'to', c.status), v_now
+      from claimed c;
   end if;
 
   -- Timers that somebody had locked, and slots to recheck, are due at once.
@@ -1964,18 +1966,15 @@ begin
         run_id uuid, step_no integer, kind text, prompt text, options jsonb)
       join unnest(p_run_ids, p_account_ids) as w (id, account_id) on w.id = q.run_id;
   end if;
-  -- After the messages: the newest of them is the last that the snapshot covers.
   if p_batch ? 'snapshots' then
-    insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, message_no, state)
-      select s.run_id, w.revision, s.version, s.step_count, s.open_steps, s.kept_steps,
-        coalesce((select max(m.message_no) from public.agent_messages m where m.run_id = s.run_id), 0), s.state
+    insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, state)
+      select s.run_id, w.revision, s.version, s.step_count, s.open_steps, s.kept_steps, s.state
       from jsonb_to_recordset(p_batch -> 'snapshots') as s (
         run_id uuid, version integer, step_count integer, open_steps integer[], kept_steps integer[], state jsonb)
       join unnest(p_run_ids, p_revisions) as w (id, revision) on w.id = s.run_id
       on conflict (run_id) do update
         set revision = excluded.revision, version = excluded.version, step_count = excluded.step_count,
-            open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, message_no = excluded.message_no,
-            state = excluded.state;
+            open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, state = excluded.state;
   end if;
 end $$;
 
@@ -2134,7 +2133,6 @@ CREATE UNLOGGED TABLE private.run_snapshots (
     step_count integer NOT NULL,
     open_steps integer[] NOT NULL,
     kept_steps integer[] NOT NULL,
-    message_no bigint NOT NULL,
     state jsonb NOT NULL,
     CONSTRAINT run_snapshots_state_check CHECK ((octet_length((state)::text) <= 65536))
 );
@@ -2148,8 +2146,6 @@ COMMENT ON COLUMN private.run_snapshots.step_count IS 'Steps above this number w
 COMMENT ON COLUMN private.run_snapshots.open_steps IS 'Steps up to step_count that had not ended.';
 
 COMMENT ON COLUMN private.run_snapshots.kept_steps IS 'Ended steps whose results the engine wants to see again with the state.';
-
-COMMENT ON COLUMN private.run_snapshots.message_no IS 'Messages above this number were recorded later.';
 
 CREATE TABLE private.run_transitions (
     from_status public.run_status NOT NULL,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, assert_never
 from uuid import UUID, uuid4
@@ -41,8 +42,8 @@ class Host(Protocol):
 
     def emit(self, delta: Delta) -> None: ...
 
-    def unsent(self, run_id: RunId) -> None:
-        """Some of this run's log lines were held back; broadcast them soon."""
+    def unsent(self, run_id: RunId, *, some: bool) -> None:
+        """Whether some of this run's log lines were held back; if so, broadcast them soon."""
         ...
 
     def out_of_time(self) -> None:
@@ -180,20 +181,23 @@ class Execution:
         again = self._steps.due()
         if self._short and self._steps.in_flight:
             steps, again, logs = (), [], ()  # no credits for more; what is performed may still give some back
-        wanted = [*steps, *(step.to_new() for step in again)]
-        refusal = self._refusal(wanted, new=len(steps))
-        if refusal is not None:
-            return await self._fail(finished, refusal)
-        left = self._host.seconds_left()
-        if any(step.timeout_seconds > left for step in wanted):
-            # Not enough time here for the next step: the run goes on elsewhere, from its rows alone.
-            if self._steps.in_flight:
-                return self._advance(finished) if finished else None
-            self._host.out_of_time()
-            return self._released(finished)
+        wanted = (*steps, *(step.to_new() for step in again)) if again else steps
+        if wanted:
+            refusal = self._refusal(wanted, new=len(steps))
+            if refusal is not None:
+                return await self._fail(finished, refusal)
+            left = self._host.seconds_left()
+            if left < max(step.timeout_seconds for step in wanted):
+                # Not enough time here for the next step: the run goes on elsewhere, from its rows alone.
+                if self._steps.in_flight:
+                    return self._advance(finished) if finished else None
+                self._host.out_of_time()
+                return self._released(finished)
         starts = tuple(
             StartStep(self._step_count + position, uuid4(), step) for position, step in enumerate(steps, start=1)
-        ) + tuple(StartStep(step.step_no, step.effect_key, step.to_new(), again=True) for step in again)
+        )
+        if again:
+            starts += tuple(StartStep(step.step_no, step.effect_key, step.to_new(), again=True) for step in again)
         if starts:
             new_status = None if status in (None, self._status) else status
             return self._advance(finished, start=starts, logs=logs, status=new_status)
@@ -201,7 +205,7 @@ class Execution:
             return self._advance(finished, logs=logs) if finished or logs else None
         return self._resting(finished, logs)
 
-    def _refusal(self, wanted: list[NewStep], *, new: int) -> StepError | None:
+    def _refusal(self, wanted: Sequence[NewStep], *, new: int) -> StepError | None:
         """Why these steps may not be started at all."""
         longest = self._host.longest_step_seconds
         for step in wanted:
@@ -212,8 +216,11 @@ class Execution:
                 )
         if self._step_count + new > self._run.max_steps:
             return StepError("max_steps", f"The run reached its limit of {self._run.max_steps} steps")
-        refused = (refusal_of_input(step.name, step.input) for step in wanted[:new])
-        return next((refusal for refusal in refused if refusal is not None), None)
+        for step in wanted[:new]:
+            refusal = refusal_of_input(step.name, step.input) if step.input else None
+            if refusal is not None:
+                return refusal
+        return None
 
     def _resting(self, finished: tuple[FinishStep, ...], logs: tuple[NewLog, ...]) -> Advance:
         """Nothing runs and nothing starts: a wait costs no lease and no process."""
@@ -323,8 +330,7 @@ class Execution:
         self._uncommitted.clear()
         self.revision = answer.revision
         self._status = answer.status or self._status
-        if answer.unsent:
-            self._host.unsent(self.run_id)
+        self._host.unsent(self.run_id, some=answer.unsent)
         if answer.lease_id is None:
             self.resumes_in = item.available_in if answer.status is RunStatus.QUEUED else None
             return answer

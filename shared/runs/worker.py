@@ -88,7 +88,9 @@ class Worker:
         self._executions: dict[RunId, Execution] = {}
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._advancer = Advancer(store, lease_seconds=self.options.lease_seconds)
+        self._advancer = Advancer(
+            store, lease_seconds=self.options.lease_seconds, runs=lambda: len(self._executions)
+        )
         self._deltas = Deltas()
         self._unsent: set[RunId] = set()
         self._suspects: set[RunId] = set()
@@ -158,8 +160,11 @@ class Worker:
     def emit(self, delta: Delta) -> None:
         self._deltas.add(delta)
 
-    def unsent(self, run_id: RunId) -> None:
-        self._unsent.add(run_id)
+    def unsent(self, run_id: RunId, *, some: bool) -> None:
+        if some:
+            self._unsent.add(run_id)
+        else:
+            self._unsent.discard(run_id)
 
     def out_of_time(self) -> None:
         self.stop()
@@ -216,6 +221,7 @@ class Worker:
                 self._suspects.add(view.run.id)
             execution = Execution(view, self._engines[view.run.engine], self)
             self._executions[view.run.id] = execution
+            self._unsent.add(view.run.id)  # the claim's own line
             task = self._driving[view.run.id] = loop.create_task(self._drive(execution))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -283,7 +283,6 @@ create unlogged table private.run_snapshots (
   step_count integer not null,
   open_steps integer[] not null,
   kept_steps integer[] not null,
-  message_no bigint not null,
   state jsonb not null check (octet_length(state::text) <= 65536)  -- the worker sends at most 32 KB of lean JSON
 );
 comment on column private.run_snapshots.revision is 'Results committed up to this revision are in the state.';
@@ -291,7 +290,6 @@ comment on column private.run_snapshots.version is 'The engine''s version of its
 comment on column private.run_snapshots.step_count is 'Steps above this number were started later.';
 comment on column private.run_snapshots.open_steps is 'Steps up to step_count that had not ended.';
 comment on column private.run_snapshots.kept_steps is 'Ended steps whose results the engine wants to see again with the state.';
-comment on column private.run_snapshots.message_no is 'Messages above this number were recorded later.';
 alter table private.run_snapshots enable row level security;
 
 -- Members read the runs of their accounts; every write goes through functions. service_role reads too, and writes no more.

@@ -71,7 +71,6 @@ declare
   v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);
   v_swept integer;
   v_ids uuid[];
-  v_from text[];
   v_tag bigint;
   v_next double precision;
   v_expired uuid[];
@@ -129,15 +128,18 @@ begin
   if v_ids is not null then
     perform setval('private.fair_time', v_tag) where v_tag > (select last_value from private.fair_time);
     v_ids := private.prefer_by_priority(v_ids, p_engines);
-    select array_agg(r.id), array_agg(r.resumes_as) into v_ids, v_from
-      from public.agent_runs r where r.id = any (v_ids);
-    update public.agent_runs r
-      set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
-          revision = r.revision + 1, updated_at = v_now
-      where r.id = any (v_ids);
-    perform private.append_line(v_ids, 'state_transition',
-      (select array_agg('queued -> ' || f) from unnest(v_from) f),
-      (select array_agg(jsonb_build_object('from', 'queued', 'to', f)) from unnest(v_from) f));
+    -- The line goes out with the first advance, which follows at once, or with the worker's tick.
+    with claimed as (
+      update public.agent_runs r
+        set status = r.resumes_as, lease_id = gen_random_uuid(), lease_owner = p_owner, lease_expires_at = v_expires,
+            revision = r.revision + 1, updated_at = v_now, log_seq = r.log_seq + 1
+        where r.id = any (v_ids)
+        returning r.id, r.account_id, r.log_seq, r.status
+    )
+    insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
+      select c.id, c.log_seq, c.account_id, 'state_transition', 'queued -> ' || c.status,
+        jsonb_build_object('from', 'queued', 'to', c.status), v_now
+      from claimed c;
   end if;
 
   -- Timers that somebody had locked, and slots to recheck, are due at once.

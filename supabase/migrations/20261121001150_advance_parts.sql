@@ -106,17 +106,14 @@ begin
         run_id uuid, step_no integer, kind text, prompt text, options jsonb)
       join unnest(p_run_ids, p_account_ids) as w (id, account_id) on w.id = q.run_id;
   end if;
-  -- After the messages: the newest of them is the last that the snapshot covers.
   if p_batch ? 'snapshots' then
-    insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, message_no, state)
-      select s.run_id, w.revision, s.version, s.step_count, s.open_steps, s.kept_steps,
-        coalesce((select max(m.message_no) from public.agent_messages m where m.run_id = s.run_id), 0), s.state
+    insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, state)
+      select s.run_id, w.revision, s.version, s.step_count, s.open_steps, s.kept_steps, s.state
       from jsonb_to_recordset(p_batch -> 'snapshots') as s (
         run_id uuid, version integer, step_count integer, open_steps integer[], kept_steps integer[], state jsonb)
       join unnest(p_run_ids, p_revisions) as w (id, revision) on w.id = s.run_id
       on conflict (run_id) do update
         set revision = excluded.revision, version = excluded.version, step_count = excluded.step_count,
-            open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, message_no = excluded.message_no,
-            state = excluded.state;
+            open_steps = excluded.open_steps, kept_steps = excluded.kept_steps, state = excluded.state;
   end if;
 end $$;
