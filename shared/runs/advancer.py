@@ -161,10 +161,13 @@ def _size(item: Advance) -> int:
     size = 0
     for finish in item.finish:
         records = finish.records
-        size += json_bytes(finish.output) + sum(len(artifact.content) for artifact in records.artifacts)
-        size += sum(json_bytes(message.content) for message in records.messages)
-        size += sum(json_bytes(plan.phases) for plan in records.plans)
-    return size + sum(json_bytes(start.step.input) for start in item.start)
+        size += json_bytes(finish.output) if finish.output else 0
+        size += sum([len(artifact.content) for artifact in records.artifacts])
+        size += sum([json_bytes(message.content) for message in records.messages])
+        size += sum([json_bytes(plan.phases) for plan in records.plans])
+    for start in item.start:
+        size += json_bytes(start.step.input) if start.step.input else 0
+    return size
 
 
 def _answer(one: Waiting, result: Advanced | Exception) -> None:
