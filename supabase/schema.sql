@@ -1324,6 +1324,65 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
   from fresh where (select private.realtime_takes()) order by run_id, step_no, text_offset
 $$;
 
+CREATE FUNCTION private.purge_old(p_now timestamp with time zone, p_limit integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_last_slot_id bigint;
+  v_slot_ids bigint[];
+  v_unused bigint[];
+  v_count integer;
+  v_deleted integer := 0;
+  v_more boolean;
+begin
+  select h.slot_id into v_last_slot_id from private.housekeeping h
+    where h.due_at <= p_now or h.due_at > p_now + interval '1 minute'  -- the clock was set back
+    for update skip locked;
+  if not found then
+    return 0;
+  end if;
+
+  delete from private.idempotency_keys k
+    using (
+      select o.account_id, o.action, o.key from private.idempotency_keys o
+      where o.created_at < p_now - interval '7 days' order by o.created_at limit p_limit for update skip locked
+    ) old
+    where k.account_id = old.account_id and k.action = old.action and k.key = old.key;
+  get diagnostics v_count = row_count;
+  v_deleted := v_deleted + v_count;
+  v_more := v_count = p_limit;
+
+  delete from private.rate_limits l
+    using (
+      select o.account_id, o.action from private.rate_limits o
+      where o.full_at < p_now - interval '1 hour' order by o.full_at limit p_limit for update skip locked
+    ) old
+    where l.account_id = old.account_id and l.action = old.action;
+  get diagnostics v_count = row_count;
+  v_deleted := v_deleted + v_count;
+  v_more := v_more or v_count = p_limit;
+
+  -- Slots in turn. First locked, then asked for: a run that comes up with the key meanwhile finds the slot gone and makes
+  -- it again, and one that has come up is seen.
+  v_slot_ids := array(
+    select s.id from private.slots s where s.kind = 'key' and s.id > v_last_slot_id order by s.id limit p_limit);
+  v_unused := array(
+    select s.id from private.slots s where s.id = any (v_slot_ids) and s.taken = 0 for update skip locked);
+  delete from private.slots s
+    where s.id = any (v_unused) and not exists (
+      select from public.agent_runs r
+      where r.account_id = s.account_id and r.concurrency_key = s.key and r.finished_at is null);
+  get diagnostics v_count = row_count;
+  v_deleted := v_deleted + v_count;
+  v_more := v_more or cardinality(v_slot_ids) = p_limit;
+
+  update private.housekeeping
+    set due_at = p_now + case when v_more then interval '1 second' else interval '1 minute' end,
+        slot_id = case when cardinality(v_slot_ids) = p_limit then v_slot_ids[p_limit] else 0 end;
+  return v_deleted;
+end $$;
+
 CREATE FUNCTION private.queue_run(p_run public.agent_runs) RETURNS public.agent_runs
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1392,13 +1451,16 @@ begin
   if char_length(p_key) not between 1 and 200 then
     raise exception 'The idempotency key must have 1 to 200 characters' using errcode = 'RUN07';
   end if;
-  insert into private.idempotency_keys (account_id, action, key, fingerprint)
-    values (p_account_id, p_action, p_key, v_fingerprint) on conflict do nothing;
-  if found then
-    return null;
-  end if;
-  select * into strict v_known from private.idempotency_keys
-    where account_id = p_account_id and action = p_action and key = p_key;
+  loop
+    insert into private.idempotency_keys (account_id, action, key, fingerprint)
+      values (p_account_id, p_action, p_key, v_fingerprint) on conflict do nothing;
+    if found then
+      return null;
+    end if;
+    select * into v_known from private.idempotency_keys
+      where account_id = p_account_id and action = p_action and key = p_key;
+    exit when found;  -- else it was purged just now
+  end loop;
   if v_known.fingerprint <> v_fingerprint then
     raise exception 'The idempotency key % was used before with another % request', quote_literal(p_key), p_action
       using errcode = 'RUN05';
@@ -2106,6 +2168,15 @@ CREATE SEQUENCE private.fair_time
 
 COMMENT ON SEQUENCE private.fair_time IS 'V: the highest fair_tag that was claimed. A sequence, because it must not be a row that all claims lock.';
 
+CREATE TABLE private.housekeeping (
+    only_row boolean DEFAULT true NOT NULL,
+    due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    slot_id bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT housekeeping_only_row_check CHECK (only_row)
+);
+
+COMMENT ON TABLE private.housekeeping IS 'One row: when to purge next, and the last slot that was looked at.';
+
 CREATE TABLE private.idempotency_keys (
     account_id uuid NOT NULL,
     action text NOT NULL,
@@ -2428,6 +2499,9 @@ CREATE TABLE public.human_requests (
 
 COMMENT ON TABLE public.human_requests IS 'Questions of a run to its people; an answer completes the step that asked.';
 
+ALTER TABLE ONLY private.housekeeping
+    ADD CONSTRAINT housekeeping_pkey PRIMARY KEY (only_row);
+
 ALTER TABLE ONLY private.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (account_id, action, key);
 
@@ -2494,6 +2568,10 @@ ALTER TABLE ONLY public.credit_ledger
 ALTER TABLE ONLY public.human_requests
     ADD CONSTRAINT human_requests_pkey PRIMARY KEY (id);
 
+CREATE INDEX idempotency_keys_created_at ON private.idempotency_keys USING btree (created_at);
+
+CREATE INDEX rate_limits_full_at ON private.rate_limits USING btree (full_at);
+
 CREATE INDEX slots_keys ON private.slots USING btree (id) WHERE (kind = 'key'::text);
 
 CREATE INDEX slots_recheck ON private.slots USING btree (account_id, id) WHERE recheck;
@@ -2511,6 +2589,8 @@ CREATE INDEX agent_runs_forked_from ON public.agent_runs USING btree (forked_fro
 CREATE INDEX agent_runs_held ON public.agent_runs USING btree (held_for, priority DESC, available_at, id) WHERE ((status = 'queued'::public.run_status) AND (held_for > 0));
 
 CREATE INDEX agent_runs_history ON public.agent_runs USING btree (account_id, created_at DESC, id);
+
+CREATE INDEX agent_runs_keyed ON public.agent_runs USING btree (account_id, concurrency_key) WHERE ((concurrency_key IS NOT NULL) AND (finished_at IS NULL));
 
 CREATE INDEX agent_runs_leased ON public.agent_runs USING btree (engine, id) WHERE (status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]));
 
@@ -2554,6 +2634,8 @@ ALTER TABLE ONLY public.agents
 
 ALTER TABLE ONLY public.credit_accounts
     ADD CONSTRAINT credit_accounts_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id);
+
+ALTER TABLE private.housekeeping ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.idempotency_keys ENABLE ROW LEVEL SECURITY;
 
@@ -2708,6 +2790,8 @@ REVOKE ALL ON FUNCTION private.prefer_by_priority(p_run_ids uuid[], p_engines te
 
 REVOKE ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.purge_old(p_now timestamp with time zone, p_limit integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.queue_run(p_run public.agent_runs) FROM PUBLIC;
 

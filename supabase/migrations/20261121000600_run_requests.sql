@@ -48,13 +48,16 @@ begin
   if char_length(p_key) not between 1 and 200 then
     raise exception 'The idempotency key must have 1 to 200 characters' using errcode = 'RUN07';
   end if;
-  insert into private.idempotency_keys (account_id, action, key, fingerprint)
-    values (p_account_id, p_action, p_key, v_fingerprint) on conflict do nothing;
-  if found then
-    return null;
-  end if;
-  select * into strict v_known from private.idempotency_keys
-    where account_id = p_account_id and action = p_action and key = p_key;
+  loop
+    insert into private.idempotency_keys (account_id, action, key, fingerprint)
+      values (p_account_id, p_action, p_key, v_fingerprint) on conflict do nothing;
+    if found then
+      return null;
+    end if;
+    select * into v_known from private.idempotency_keys
+      where account_id = p_account_id and action = p_action and key = p_key;
+    exit when found;  -- else it was purged just now
+  end loop;
   if v_known.fingerprint <> v_fingerprint then
     raise exception 'The idempotency key % was used before with another % request', quote_literal(p_key), p_action
       using errcode = 'RUN05';

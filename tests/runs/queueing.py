@@ -15,7 +15,7 @@ from tests.runs.engines import steps
 from tests.support.runs import LEASE_SECONDS, Person, claim, connect
 
 # taken is what the rows say, nobody is over the limit, and a held run waits for something: a full slot or a recheck.
-_BROKEN = """
+BROKEN = """
 select 'slot ' || s.id || ' has ' || s.taken || ' taken, not ' || n.runs
   from private.slots s cross join lateral (
     select count(*) as runs from public.agent_runs r where r.held_for = 0 and s.id = any (r.slot_ids)) n
@@ -37,6 +37,12 @@ select 'run ' || r.id || ' is ' || r.status || ' and held for ' || coalesce(r.he
   where (r.held_for is not null and r.status not in ('queued', 'planning', 'executing'))
     or (r.held_for is null and r.status = 'queued' and r.available_at <= private.clock() - interval '1 hour')
 """
+OVER_THE_LIMIT = """
+select s.kind, s.taken
+  from private.slots s
+  where s.taken > coalesce(s.places, (
+    select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier where a.id = s.account_id))
+"""
 
 
 async def fetch(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -52,16 +58,12 @@ async def run(url: str, statement: str, *values: object) -> None:
 
 
 async def assert_places_are_right(url: str) -> None:
-    assert await fetch(url, _BROKEN) == []
+    assert await fetch(url, BROKEN) == []
 
 
 async def over_the_limit(url: str) -> list[tuple[Any, ...]]:
     """Slots of which more is taken than there is; right only after a limit was lowered."""
-    return await fetch(
-        url,
-        "select s.kind, s.taken from private.slots s where s.taken > coalesce(s.places, (select t.concurrent_runs"
-        " from public.accounts a join private.tiers t on t.name = a.tier where a.id = s.account_id))",
-    )
+    return await fetch(url, OVER_THE_LIMIT)
 
 
 async def tier(url: str, person: Person, *, places: int, share: int = 1) -> None:
