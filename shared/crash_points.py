@@ -11,7 +11,18 @@ import signal
 from typing import Final, Literal
 
 CrashPoint = Literal[
-    "after_claim", "before_perform", "after_perform", "before_advance", "after_advance", "before_finish", "after_finish"
+    "before_claim",
+    "after_claim",
+    "before_perform",
+    "after_perform",
+    "before_model_call",  # each try of one: what leaves the process
+    "after_model_call",
+    "before_tool_call",
+    "after_tool_call",
+    "before_advance",
+    "after_advance",
+    "before_finish",
+    "after_finish",
 ]
 
 _ARMED: Final = os.environ.get("RUNBASE_CRASH_POINT")

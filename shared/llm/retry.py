@@ -14,6 +14,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from shared.crash_points import crash_point
 from shared.errors import UpstreamBusy, UpstreamTimeout
 from shared.llm.model import OnText
 
@@ -56,7 +57,10 @@ async def repeat(
             await on_text(text)
 
     async def once() -> T:
-        return await attempt(None if on_text is None else show)
+        crash_point("before_model_call")
+        answer = await attempt(None if on_text is None else show)
+        crash_point("after_model_call")
+        return answer
 
     def may_repeat(error: BaseException) -> bool:
         if not isinstance(error, UpstreamBusy) or shown:

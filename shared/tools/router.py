@@ -16,6 +16,7 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from shared.crash_points import crash_point
 from shared.llm.model import ToolSpec, parse_object
 from shared.runs.models import JsonObject, NewArtifact
 from shared.tools.names import problem_with_name
@@ -106,6 +107,7 @@ class ToolRouter:
             return _refusal(checked.text)
         tool = checked.tool
         deadline = asyncio.timeout(tool.timeout_seconds)
+        crash_point("before_tool_call")
         try:
             async with deadline:
                 result = await tool.call(checked.arguments, ctx)
@@ -119,6 +121,7 @@ class ToolRouter:
                 code="tool_timeout",
                 retryable=tool.effect != "effectful",
             ) from error
+        crash_point("after_tool_call")
         return _bounded(result)
 
 

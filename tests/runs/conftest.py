@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
@@ -10,6 +10,7 @@ from shared.database import Database
 from shared.direct_database import DirectDatabase
 from shared.rest_database import RestDatabase
 from shared.runs.store import RunStore
+from tests.support.model_server import ModelServer
 from tests.support.runs import Person, new_person
 from tests.support.stack import stack_over
 
@@ -39,3 +40,9 @@ def store(database: DirectDatabase) -> RunStore:
 @pytest.fixture
 async def person(database_url: str) -> Person:
     return await new_person(database_url)
+
+
+@pytest.fixture
+def model_server() -> Iterator[ModelServer]:
+    with ModelServer() as server:
+        yield server

@@ -1,8 +1,8 @@
 """A worker in a process of its own, for tests that kill it. Arguments: database url, file that counts performances.
 
-Its engine performs three steps; each performance appends a line to the file before the step answers, as an outside
-service would count calls. RUNBASE_CRASH_POINT arms a crash point; HANG_AT names the step that never ends, KILL_AT the
-step that kills the process where the run's input says {"kills": true}.
+Its `list` engine performs three steps; each performance appends a line to the file before the step answers, as an
+outside service would count calls. RUNBASE_CRASH_POINT arms a crash point; HANG_AT names the step that never ends,
+KILL_AT the step that kills the process where the run's input says {"kills": true}. MODEL_URL adds an agent.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from shared.direct_database import DirectDatabase
-from shared.runs.engine import Done, Outcome, StepContext
+from shared.runs.engine import Done, Engine, Outcome, StepContext
 from shared.runs.models import NewLog, Records, Step
 from shared.runs.store import RunStore
 from shared.runs.worker import Worker, WorkerOptions
 from tests.runs.engines import ListEngine, forever, steps
+from tests.runs.outside import agent_engine
 
 LEASE_SECONDS = 15.0
 
@@ -35,8 +37,10 @@ async def main(url: str, calls: Path) -> None:
 
     async with DirectDatabase(url) as database:
         options = WorkerOptions(poll_seconds=0.1, lease_seconds=LEASE_SECONDS, heartbeat_seconds=0.5, snapshot_steps=1)
-        engine = ListEngine(steps(3, credits_bound=50), counted)
-        await Worker(RunStore(database), {"list": engine}, options=options).run()
+        engines: dict[str, Engine[Any]] = {"list": ListEngine(steps(3, credits_bound=50), counted)}
+        if "MODEL_URL" in os.environ:
+            engines["agent"] = agent_engine(os.environ["MODEL_URL"], calls)
+        await Worker(RunStore(database), engines, options=options).run()
 
 
 if __name__ == "__main__":
