@@ -188,6 +188,7 @@ class Worker:
             await self._rest()
 
     async def _claim(self, limit: int) -> int:
+        crash_point("before_claim")
         try:
             # After a failure one at a time, so that a run that cannot be read keeps nobody else from being claimed.
             claim = await self.store.claim(
