@@ -453,6 +453,7 @@ begin
     raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
   end if;
   v_swept := private.sweep_runs(100, v_now);
+  perform private.purge_old(v_now, 100);
 
   -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
   -- A run that loses its worker a second time in a row may be what kills it, and all that were held beside it look the
