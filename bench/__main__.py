@@ -16,11 +16,11 @@ from types import ModuleType
 
 from rich.console import Console
 
-from bench import claim, latency, options, throughput
+from bench import claim, latency, options, storage, throughput
 from bench.server import served
 
 DEFAULT = "throughput"
-MEASUREMENTS: Mapping[str, ModuleType] = {DEFAULT: throughput, "latency": latency, "claim": claim}
+MEASUREMENTS: Mapping[str, ModuleType] = {DEFAULT: throughput, "latency": latency, "claim": claim, "storage": storage}
 WIDTH = 125  # where there is no terminal to tell
 
 

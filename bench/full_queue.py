@@ -64,7 +64,7 @@ _BROKEN = """
 
 
 async def fill(connection: AsyncConnection, *, accounts: int, runs: int) -> None:
-    """Make `accounts` accounts and queue `runs` runs of theirs, as many each, in an empty database; superuser's only."""
+    """Make accounts and queue runs of theirs, as many each, in an empty database. The connection is a superuser's."""
     if runs % accounts:
         raise ValueError("every account has as many runs")
     values = {"tier": TIER, "places": PLACES, "accounts": accounts, "each": runs // accounts, "engine": ENGINE,
