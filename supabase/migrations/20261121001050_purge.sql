@@ -19,7 +19,8 @@ create index agent_runs_keyed on public.agent_runs (account_id, concurrency_key)
 -- Deletes at most p_limit rows of each table and returns how many in all. Once a minute, or once a second while there is
 -- more; a call in between, or beside another, does nothing.
 create function private.purge_old(p_now timestamptz, p_limit integer)
-  returns integer language plpgsql security definer set search_path = '' as $$
+  returns integer language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off as $$
 declare
   v_last_slot_id bigint;
   v_slot_ids bigint[];
@@ -35,22 +36,17 @@ begin
     return 0;
   end if;
 
-  delete from private.idempotency_keys k
-    using (
-      select o.account_id, o.action, o.key from private.idempotency_keys o
-      where o.created_at < p_now - interval '7 days' order by o.created_at limit p_limit for update skip locked
-    ) old
-    where k.account_id = old.account_id and k.action = old.action and k.key = old.key;
+  -- By ctid: the rows are locked, so they stay where they are.
+  delete from private.idempotency_keys k where k.ctid = any (array(
+    select o.ctid from private.idempotency_keys o
+    where o.created_at < p_now - interval '7 days' order by o.created_at limit p_limit for update skip locked));
   get diagnostics v_count = row_count;
   v_deleted := v_deleted + v_count;
   v_more := v_count = p_limit;
 
-  delete from private.rate_limits l
-    using (
-      select o.account_id, o.action from private.rate_limits o
-      where o.full_at < p_now - interval '1 hour' order by o.full_at limit p_limit for update skip locked
-    ) old
-    where l.account_id = old.account_id and l.action = old.action;
+  delete from private.rate_limits l where l.ctid = any (array(
+    select o.ctid from private.rate_limits o
+    where o.full_at < p_now - interval '1 hour' order by o.full_at limit p_limit for update skip locked));
   get diagnostics v_count = row_count;
   v_deleted := v_deleted + v_count;
   v_more := v_more or v_count = p_limit;

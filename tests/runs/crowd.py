@@ -76,8 +76,8 @@ insert into public.human_requests (run_id, account_id, step_no, kind, prompt, st
   select r.id, r.account_id, 1, 'question', 'What?', 'answered' from public.agent_runs r where r.status = 'completed';
 insert into private.step_deltas (run_id, step_no, attempt, text_offset, text)
   select r.id, 1, 1, 0, 'Hello' from public.agent_runs r where r.status = 'completed';
-insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, message_no, state)
-  select r.id, 1, 1, 1, '{{}}', '{{}}', 0, '{{}}' from public.agent_runs r where r.status = 'completed';
+insert into private.run_snapshots (run_id, revision, version, step_count, open_steps, kept_steps, state)
+  select r.id, 1, 1, 1, '{{}}', '{{}}', '{{}}' from public.agent_runs r where r.status = 'completed';
 insert into private.idempotency_keys (account_id, action, key, fingerprint)
   select r.account_id, 'create', r.id::text, '' from public.agent_runs r where r.status = 'completed';
 insert into private.rate_limits (account_id, action, full_at) select m.id, 'start', now() from member m

@@ -34,6 +34,9 @@ select coalesce(jsonb_agg(jsonb_build_object(
   'id', id, 'account', account_id, 'tag', fair_tag, 'priority', priority)), '[]')
 from public.agent_runs where status = 'queued' and held_for = 0
 """
+_ASLEEP = """
+select count(*) from public.agent_runs where status = 'queued' and held_for is null and available_at <= private.clock()
+"""
 _RUNS = "select coalesce(jsonb_agg(jsonb_build_array(id, account_id) order by id), '[]') from public.agent_runs"
 
 
@@ -152,9 +155,10 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def look_idly(self) -> None:
-        """After a claim that met nobody, nothing is left to recheck."""
+        """After a claim that met nobody, nothing is left to recheck, and every timer that is due has come up."""
         self.claim_up_to(0)
         assert self.world.run(self.world.see("select count(*) from private.slots where recheck")) == 0
+        assert self.world.run(self.world.see(_ASLEEP)) == 0
 
     def teardown(self) -> None:
         """Whatever is left can be worked off, and then every place is free."""

@@ -110,6 +110,7 @@ class Scene:
             "heartbeat": ("select public.heartbeat_runs(%s, 15)", lease),
             "flush": ("select public.flush_logs(%s)", [run_id]),
             "write": ("select public.publish_deltas(%s)", json.dumps([delta | {"offset": 5, "text": "!"}])),
+            "purge": ("select private.purge_old(private.clock() + interval '8 days', 10)", {"role": "postgres"}),
             "load": ("select public.load_run(%s)", run_id),
             "create and start": ("select public.create_run(%s, 'key')", new_run, person),
             "stop a run that is ready": ("select public.control_run(%s, 'stop')", self.ready, person),
