@@ -16,11 +16,17 @@ from types import ModuleType
 
 from rich.console import Console
 
-from bench import claim, latency, options, storage, throughput
+from bench import claim, distance, latency, options, storage, throughput
 from bench.server import served
 
 DEFAULT = "throughput"
-MEASUREMENTS: Mapping[str, ModuleType] = {DEFAULT: throughput, "latency": latency, "claim": claim, "storage": storage}
+MEASUREMENTS: Mapping[str, ModuleType] = {
+    DEFAULT: throughput,
+    "latency": latency,
+    "claim": claim,
+    "storage": storage,
+    "distance": distance,
+}
 WIDTH = 125  # where there is no terminal to tell
 
 
