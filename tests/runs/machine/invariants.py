@@ -33,7 +33,13 @@ select jsonb_build_object(
         select coalesce(sum(amount) filter (where credit = b), 0) - coalesce(sum(amount) filter (where debit = b), 0)
         from public.credit_ledger l where l.account_id = a.account_id))
       from unnest(array['available', 'held', 'spent']) b)))
-    from public.credit_accounts a where a.account_id = any (%s)))
+    from public.credit_accounts a where a.account_id = any (%s)),
+  'slots', (
+    select coalesce(jsonb_agg(to_jsonb(s) || jsonb_build_object('has_room', private.has_room(s),
+      'of_tier', (select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier
+        where a.id = s.account_id))), '[]')
+    from private.slots s),
+  'now', private.clock())
 """
 ENDS = ("completed", "failed", "cancelled", "timeout")
 LEASED = ("planning", "executing")
@@ -47,6 +53,9 @@ class Snapshot:
     steps: dict[tuple[str, int], Row]
     requests: list[Row]
     accounts: list[Row]
+    slots: dict[int, Row]
+    now: str
+    """The database's time; times compare as their texts do."""
 
     def open_requests(self, run_id: str) -> list[Row]:
         return [row for row in self.requests if row["run_id"] == run_id and row["status"] == "open"]
@@ -56,12 +65,14 @@ class Snapshot:
 
 
 async def look(world: World) -> Snapshot:
-    rows = await world.see(_SNAPSHOT, [person.id for person in world.people.values()])
+    rows = await world.see(_SNAPSHOT, [*world.accounts.values()])
     return Snapshot(
         runs={row["id"]: row for row in rows["runs"]},
         steps={(row["run_id"], row["step_no"]): row for row in rows["steps"]},
         requests=rows["requests"],
         accounts=rows["accounts"],
+        slots={row["id"]: row for row in rows["slots"]},
+        now=rows["now"],
     )
 
 
@@ -74,6 +85,8 @@ class History:
     stopping: set[str] = field(default_factory=set)
     """Runs whose people were told that they will be stopped."""
     pausing: set[str] = field(default_factory=set)
+    taken: dict[int, int] = field(default_factory=dict)
+    """How many places of each slot were taken."""
 
     def check(self, now: Snapshot) -> None:
         """Hold every invariant, and remember what has become final."""
@@ -90,6 +103,9 @@ class History:
         assert self.runs.keys() <= now.runs.keys(), "an ended run is gone"
         for account in now.accounts:
             _check_account(account, now)
+        for slot in now.slots.values():
+            _check_slot(slot, now, before=self.taken.get(slot["id"], 0))
+        self.taken = {number: slot["taken"] for number, slot in now.slots.items()}
 
     def _check_promises(self, row: Row) -> None:
         ended, leased = row["status"] in ENDS, row["lease_id"] is not None
@@ -131,11 +147,12 @@ def _check_run(run: Row, now: Snapshot) -> None:
     if run["status"] in ENDS:
         assert not questions
         assert run["credits_held"] == 0
+        assert run["held_for"] is None
+        assert run["status"] != "timeout" or run["finished_at"] >= run["deadline_at"], "timed out before its deadline"
         return
     asking = {step["step_no"] for step in steps if step["waits_for"] == "human"}
     assert {question["step_no"] for question in questions} == asking
-    if run["status"] == "queued":
-        assert run["available_at"] != "infinity", "nothing wakes this run"
+    _check_place(run, now)
     if run["status"] == "awaiting_input":
         assert questions, "this run waits for a person whom nobody asked"
     if run["status"] not in LEASED:
@@ -154,3 +171,60 @@ def _check_account(account: Row, now: Snapshot) -> None:
         "spent": account["spent"] + spent,
     }
     assert min(account["available"], account["held"], account["spent"]) >= 0
+
+
+def _check_place(run: Row, now: Snapshot) -> None:
+    """Whatever is queued has a place, waits for one that is taken, or for a time; whoever works has his places."""
+    assert (run["fair_tag"] is None) == (run["held_for"] != 0)
+    if run["status"] in LEASED:
+        assert run["held_for"] == 0, "a run is worked on that has no place"
+    elif run["status"] != "queued":
+        assert run["held_for"] is None, "a run that does not queue has a place in the queue"
+    elif run["held_for"] is None:
+        assert run["available_at"] != "infinity", "nothing wakes this run"
+    elif run["held_for"] > 0:
+        slot = now.slots[run["held_for"]]
+        assert slot["id"] in run["slot_ids"]
+        assert slot["recheck"] or not slot["has_room"], "a run is held beside an empty place"
+    if run["held_for"] is not None:
+        slots = [now.slots[number] for number in run["slot_ids"]]
+        assert all(slot["account_id"] == run["account_id"] for slot in slots), "a run has a stranger's place"
+        assert slots[0]["kind"] == "account"
+
+
+def _check_slot(slot: Row, now: Snapshot, *, before: int) -> None:
+    having = [run for run in now.runs.values() if run["held_for"] == 0 and slot["id"] in run["slot_ids"]]
+    assert slot["taken"] == len(having), "a slot counts its runs wrongly"
+    places = slot["of_tier"] if slot["places"] is None else slot["places"]
+    assert slot["taken"] <= max(places, before), "more runs go on than there are places"
+
+
+def check_nothing_is_due(now: Snapshot) -> None:
+    """After a claim that found nothing: nothing was left that it could have found."""
+    for run in now.runs.values():
+        if run["status"] in LEASED:
+            assert run["lease_expires_at"] >= now.now, "the dead hold a lease"
+        if run["status"] in {"queued", "awaiting_input"}:
+            assert run["deadline_at"] > now.now, "a run is late and goes on waiting"
+        if run["status"] == "queued":
+            assert run["held_for"] != 0, "a run could have been claimed"
+            assert run["held_for"] is not None or run["available_at"] > now.now, "a run's time has come and it sleeps"
+    assert not any(slot["recheck"] and slot["has_room"] for slot in now.slots.values()), "a slot was not looked at"
+
+
+def check_claimed(claimed: list[str], before: Snapshot, now: Snapshot) -> None:
+    """Who was claimed had a place, stood before his worse siblings, and was handed out alone if he is a suspect."""
+    suspects = [run_id for run_id in claimed if now.runs[run_id]["attempt"] > 1]
+    assert not suspects or len(claimed) == 1, "a run that may be poison was claimed with others"
+    for run_id in claimed:
+        run = now.runs[run_id]
+        if before.runs[run_id]["status"] in LEASED:
+            assert before.runs[run_id]["lease_expires_at"] < now.now, "a lease was taken from the living"
+            continue
+        better = [
+            other
+            for other in now.runs.values()
+            if other["account_id"] == run["account_id"] and other["status"] == "queued" and other["held_for"] == 0
+            and other["priority"] > run["priority"]
+        ]  # fmt: skip
+        assert not better, "a run was claimed before a better one of its account"

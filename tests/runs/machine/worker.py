@@ -1,7 +1,8 @@
 """A virtual worker: it keeps the protocol of `shared.runs.execution`, and chance decides what its steps come to.
 
 It can lose replies, be cut off before a call, or be forgotten; it thaws by being used again after the clock has moved.
-It stores a snapshot with every other result, and whatever it reads with one must be what the rows say without.
+Its own clock may be slow, fast or stand still. It stores a snapshot with every other result, and whatever it reads with
+one must be what the rows say without.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from random import Random
 from typing import Literal
 from uuid import UUID, uuid4
 
+import pytest
+
+from shared.errors import AppError
 from shared.runs.engine import HumanRequest
 from shared.runs.models import JsonObject, NewLog, NewMessage, NewStep, Records, RunId, RunView, Step, StepError
 from shared.runs.status import RunStatus, StepStatus
@@ -23,10 +27,12 @@ SNAPSHOT_STEPS = 2
 BOUNDS = (0, 0, 100_000, 400_000, 1_100_000)
 PAUSES = (0.0, 30.0)
 _FAILED = StepError("broken", "It broke")
+_LATE = StepError("deadline", "It is late")
 _UNKNOWN = StepError("outcome_unknown", "Nobody saw it")
 
-Fate = Literal["heard", "unheard", "twice"]
-"""What becomes of a call: answered, committed without the caller's hearing of it, or delivered twice."""
+Fate = Literal["heard", "unheard", "twice", "divided", "refused"]
+"""What becomes of a call: answered, committed without the caller's hearing of it, delivered twice, committed unheard
+and then divided, or refused as a whole for one item's sake and then divided."""
 
 
 @dataclass
@@ -51,6 +57,10 @@ class Held:
     step_count: int
     stop: bool
     pause: bool
+    deadline: float = float("inf")
+    """By the worker's own clock."""
+    late: bool = False
+    """The database said that the deadline is over."""
     open_steps: dict[int, Step] = field(default_factory=dict)
     due_at: dict[int, float] = field(default_factory=dict)
     performing: dict[int, Step] = field(default_factory=dict)
@@ -65,18 +75,28 @@ class Held:
 class VirtualWorker:
     """Holds runs and moves them on by chance."""
 
-    def __init__(self, name: str, world: World, provider: Provider) -> None:
+    def __init__(self, name: str, world: World, provider: Provider, *, pace: float = 1.0) -> None:
+        """`pace`: seconds by the worker's clock for each that passes."""
         self.name = name
         self.held: dict[RunId, Held] = {}
+        self.sent: list[Advance] = []
+        """The last batch that was delivered; it may come again at any time."""
+        self._pace = pace
         self._world = world
         self._provider = provider
 
-    async def claim(self, limit: int, *, heard: bool = True) -> None:
+    @property
+    def _now(self) -> float:
+        return self._world.passed * self._pace
+
+    async def claim(self, limit: int, *, heard: bool = True) -> list[str]:
+        """Claim and hold what came; the ids, also of what the worker never heard of."""
         answer = await self._world.store.claim(
             owner=self.name, limit=limit, lease_seconds=LEASE_SECONDS, engines=["list"]
         )
+        claimed = [str(view.run.id) for view in answer.views]
         if not heard:
-            return
+            return claimed
         for view in answer.views:
             assert view.run.lease_id is not None
             run = view.run
@@ -92,6 +112,7 @@ class VirtualWorker:
             self.held[run.id] = held
             await self._open(held, view)
             self._adopt(held, view, first=True)
+        return claimed
 
     async def beat(self) -> None:
         leases = {run_id: held.lease_id for run_id, held in self.held.items()}
@@ -119,24 +140,63 @@ class VirtualWorker:
     def die(self) -> None:
         self.held.clear()
 
-    async def advance(self, rng: Random, *, fate: Fate = "heard", finishing: bool = False) -> list[Advanced]:
-        """Move every held run on in one batch. `finishing`: by the shortest way to the end."""
+    async def advance(self, rng: Random, *, fate: Fate = "heard", finishing: bool = False) -> None:
+        """Move every held run on in one batch. `finishing`: by the shortest way to the end.
+
+        Holds the fence: who wins is known from the rows of before, and nobody wins twice.
+        """
+        for held in self.held.values():
+            if held.deadline <= self._now:
+                await self._reload(held)  # its own clock only says when to ask
         items = [
             _with_snapshot(held, item)
             for held in self.held.values()
-            if (item := _plan(held, rng, self._world.shifted, finishing=finishing))
+            if (item := _plan(held, rng, self._now, finishing=finishing))
         ]
         if not items:
-            return []
-        answers = await self._world.store.advance(items, lease_seconds=LEASE_SECONDS)
+            return
+        rightful = await self._rightful(items)
+        if fate == "refused" and rightful:
+            await self._refused(items, guilty=rightful)
+        calls = [items[: len(items) // 2], items[len(items) // 2 :]] if fate == "refused" else [items]
+        answers = await self._deliver(*calls)
+        self.sent = items
+        assert {run_id for run_id, answer in answers.items() if answer.won} == rightful
         if fate == "unheard":
-            return []
+            return
         if fate == "twice":
-            again = await self._world.store.advance(items, lease_seconds=LEASE_SECONDS)
-            assert not any(answer.won for answer in again.values()), "one transition was committed twice"
+            await self.deliver_again()
+        if fate == "divided":  # the whole call was committed and nobody heard; its parts are what is answered
+            answers = await self._deliver(items[: len(items) // 2], items[len(items) // 2 :])
+            assert not any(answer.won for answer in answers.values()), "a part was committed after the whole"
         for item in items:
             await self._take(item, answers[item.run_id])
-        return list(answers.values())
+
+    async def deliver_again(self) -> None:
+        """The last batch comes once more, from wherever it was delayed."""
+        again = await self._deliver(self.sent)
+        assert not any(answer.won for answer in again.values()), "one transition was committed twice"
+
+    async def _deliver(self, *calls: list[Advance]) -> dict[RunId, Advanced]:
+        answers: dict[RunId, Advanced] = {}
+        for items in calls:
+            answers |= await self._world.store.advance(items, lease_seconds=LEASE_SECONDS)
+        return answers
+
+    async def _rightful(self, items: list[Advance]) -> set[RunId]:
+        """Whose lease and revision are those of the rows."""
+        rows = await self._world.see(
+            "select coalesce(jsonb_object_agg(id, array[lease_id::text, revision::text]), '{}') from public.agent_runs"
+        )
+        return {item.run_id for item in items if rows[str(item.run_id)] == [str(item.lease_id), str(item.revision)]}
+
+    async def _refused(self, items: list[Advance], *, guilty: set[RunId]) -> None:
+        """Send the batch with an item that the database cannot take: the call fails, and nothing of it is committed."""
+        one = max(guilty)
+        unheard_of = FinishStep(9999, 1, StepStatus.COMPLETED, output={})
+        spoilt = [replace(item, finish=(unheard_of,)) if item.run_id == one else item for item in items]
+        with pytest.raises(AppError):
+            await self._deliver(spoilt)
 
     async def _take(self, item: Advance, answer: Advanced) -> None:
         held = self.held[item.run_id]
@@ -197,6 +257,7 @@ class VirtualWorker:
     def _adopt(self, held: Held, view: RunView, *, first: bool) -> None:
         run = view.run
         held.revision, held.status, held.step_count = run.revision, run.status, run.step_count
+        held.deadline, held.late = self._now + run.remaining_seconds, run.remaining_seconds <= 0
         held.open_steps.clear()
         for step in view.open_steps:
             self._hold(held, step, step.due_in_seconds)
@@ -215,7 +276,7 @@ class VirtualWorker:
 
     def _hold(self, held: Held, step: Step, due_in: float | None) -> None:
         held.open_steps[step.step_no] = step
-        held.due_at[step.step_no] = float("inf") if due_in is None else self._world.shifted + due_in
+        held.due_at[step.step_no] = float("inf") if due_in is None else self._now + due_in
 
     def _perform(self, held: Held, step: Step) -> None:
         self._provider.perform(held.view.run.id, step)
@@ -248,6 +309,8 @@ def _plan(held: Held, rng: Random, now: float, *, finishing: bool) -> Advance | 
     if held.stop:
         done = [_outcome(step, rng) for step in held.performing.values() if rng.random() < 0.5]
         return replace(item, finish=(*lost, *done), status=RunStatus.CANCELLED)
+    if held.late:
+        return replace(item, finish=tuple(lost), status=RunStatus.TIMEOUT, error=_LATE)
     if held.pause:
         return _let_go(held, item, lost, RunStatus.PAUSED)
     if not finishing and rng.random() < 0.1:

@@ -1,7 +1,8 @@
-"""One database for all examples of the state machine: emptied between them, with two people and a clock of its own.
+"""One database for all examples of the state machine: emptied between them, with its own people and its own clock.
 
-Alice has plenty of credits and Bob has few. Everything goes through the API: people as `authenticated`, workers as
-`service_role`; only the eyes of the test and its clock are a superuser's.
+Alice has plenty of credits and Bob has few; Alice owns a team in which Bob is a member, and Carol is alone and may do
+little a minute. Their accounts have few places, so that runs are held. Everything goes through the API: people as
+`authenticated`, workers as `service_role`; only operators, the eyes of the test and its clock are a superuser's.
 """
 
 from __future__ import annotations
@@ -21,11 +22,18 @@ from tests.support.clock import shift_clock
 
 T = TypeVar("T")
 
-CREDITS = {"alice": 50_000_000, "bob": 1_300_000}
+CREDITS = {"alice": 50_000_000, "bob": 1_300_000, "carol": 50_000_000}
+TEAM_CREDITS = 20_000_000
+A_MINUTE = 4  # creates and starts that Carol's tier lets in a minute
+TIERS = {"alice": "three", "bob": "two", "carol": "slow", "team": "two"}
+_TIERS = f"""
+insert into private.tiers values ('two', 2, 1, 1000, 1000, 1000), ('three', 3, 4, 1000, 1000, 1000),
+  ('one', 1, 1, 1000, 1000, 1000), ('slow', 2, 1, {A_MINUTE}, {A_MINUTE}, 1000)
+"""
 _EMPTY = """
 truncate public.agent_runs, public.agent_steps, public.agent_plans, public.agent_messages, public.agent_artifacts,
   public.agent_task_logs, public.human_requests, public.credit_ledger, private.idempotency_keys, private.step_deltas,
-  private.run_snapshots
+  private.run_snapshots, private.slots, private.rate_limits, public.agents restart identity
 """
 # An example must be able to happen again exactly: time stands still between the jumps, and ids count up.
 _REPEATABLE = """
@@ -35,7 +43,11 @@ alter table public.agent_runs alter column id
 create or replace function private.clock() returns timestamptz language sql volatile security definer
   set search_path = '' as $$ select timestamptz '2030-01-01 00:00:00+00' + shift from private.clock_shift $$;
 """
-_RESTART = "alter sequence private.test_run_ids restart; update private.clock_shift set shift = '0'"
+_RESTART = """
+alter sequence private.test_run_ids restart;
+alter sequence private.fair_time restart;
+update private.clock_shift set shift = '0'
+"""
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an accident
@@ -87,8 +99,11 @@ class World:
         self._eyes: AsyncConnection[Any]
         self.store = RunStore(self._database)
         self.people: dict[str, Person] = {}
-        self.shifted = 0.0
-        """Seconds by which the database's clock was moved in this example."""
+        self.team: UUID
+        self.agent: UUID
+        """An agent of the team's; one run of it goes on at a time."""
+        self.passed = 0.0
+        """Seconds that passed in this example, as a clock counts them that nobody sets back."""
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(coroutine)
@@ -106,6 +121,7 @@ class World:
         await self._database.open()
         self._eyes = await AsyncConnection.connect(self._url, autocommit=True)
         await self._eyes.execute(_REPEATABLE)
+        await self._eyes.execute(_TIERS)
         for name in CREDITS:
             connection = await AsyncConnection.connect(self._url, autocommit=True)
             await connection.execute("set role authenticated")
@@ -118,28 +134,56 @@ class World:
         await self._database.close()
 
     async def reset(self) -> None:
-        """Forget all runs, set the clock back, and let two new people sign up."""
+        """Forget all runs, set the clock back, and let new people sign up."""
         await self._eyes.execute(_EMPTY)
         await self._eyes.execute(_RESTART)
-        self.shifted = 0.0
+        self.passed = 0.0
         for name, person in self.people.items():
-            await self._eyes.execute("update private.settings set sign_up_credits = %s", [CREDITS[name]])
+            await self._credits_at_sign_up(CREDITS[name])
             user_id = uuid4()
             await self._eyes.execute(
                 "insert into auth.users (id, email) values (%s, %s)", [user_id, f"{user_id.hex}@example.com"]
             )
             await person.sign_in(user_id)
+        await self._credits_at_sign_up(TEAM_CREDITS)
+        self.team = await self.see("insert into public.accounts (kind, name) values ('organisation', 'T') returning id")
+        for name, role in (("alice", "owner"), ("bob", "member")):
+            await self._eyes.execute(
+                "insert into public.account_members (account_id, user_id, role) values (%s, %s, %s)",
+                [self.team, self.people[name].id, role],
+            )
+        for name, tier in TIERS.items():
+            await self.set_tier(name, tier)
+        self.agent = await self.see(
+            "insert into public.agents (account_id, name, max_concurrent_runs) values (%s, 'A', 1) returning id",
+            self.team,
+        )
+
+    async def _credits_at_sign_up(self, amount: int) -> None:
+        await self._eyes.execute("update private.settings set sign_up_credits = %s", [amount])
+
+    @property
+    def accounts(self) -> dict[str, UUID]:
+        """Every account by the name of its person, and the team's."""
+        return {**{name: person.id for name, person in self.people.items()}, "team": self.team}
+
+    async def set_tier(self, account: str, tier: str) -> None:
+        await self._eyes.execute("select public.set_tier(%s, %s)", [self.accounts[account], tier])
+
+    async def limit_agent(self, places: int | None) -> None:
+        await self._eyes.execute("update public.agents set max_concurrent_runs = %s", [places])
 
     async def jump(self, seconds: float) -> None:
+        """Move the database's clock; back, if negative, as when another server takes over."""
         await shift_clock(self._eyes, seconds=seconds)
-        self.shifted += seconds
+        self.passed += max(0.0, seconds)
 
     async def lose_snapshots(self) -> None:
         """As a restart of Postgres after a crash does: their table is unlogged."""
         await self._eyes.execute("truncate private.run_snapshots")
 
-    async def grant(self, person: Person, amount: int) -> None:
-        await self._eyes.execute("select public.grant_credits(%s, %s)", [person.id, amount])
+    async def grant(self, account: str, amount: int) -> None:
+        await self._eyes.execute("select public.grant_credits(%s, %s)", [self.accounts[account], amount])
 
     async def see(self, statement: str, *values: object) -> Any:
         """The one value of a statement, read by the superuser."""
