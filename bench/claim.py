@@ -47,8 +47,8 @@ class Row(TypedDict):
     """Claims at one length of the queue, in milliseconds.
 
     `claim` is the call with its commit, as a client sees it. Of it, by the server's clock, `pick` sweeps, picks
-    ten and leases them, and `view` reads them for the worker. `end` is the call that ends the ten and hands their places
-    on.
+    ten and leases them, and `view` reads them for the worker. `end` is the call that ends the ten and hands on their
+    places.
     """
 
     queued: int
@@ -169,7 +169,7 @@ async def _claim_and_end(connection: AsyncConnection) -> dict[str, float]:
 
 
 async def _parts(connection: AsyncConnection) -> dict[str, float]:
-    """Milliseconds so far by function: since this session's statistics were last passed on, never within a transaction."""
+    """Milliseconds so far by function. They begin anew now and then, but never within a transaction."""
     return dict(await (await connection.execute(_PARTS)).fetchall())
 
 

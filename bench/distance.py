@@ -42,8 +42,8 @@ TRIES = 50
 class Row(TypedDict):
     """One distance and concurrency.
 
-    `ping_ms` is what a `select 1` takes; `step_ms` what a run waits for each of its steps. `advances` and `calls` (of any
-    kind: claims and ticks too) are for each step of any run, `round_trips` for each call.
+    `ping_ms` is what a `select 1` takes; `step_ms` what a run waits for each of its steps. `advances` and `calls`
+    (of any kind: claims and ticks too) are for each step of any run, `round_trips` for each call.
     """
 
     distance_ms: float

@@ -63,13 +63,13 @@ class Wire:
 
     def _pump(self, source: socket.socket, sink: socket.socket, *, is_client: bool) -> None:
         under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
-        for work in (self._receive, self._deliver):
-            end = (source, is_client) if work == self._receive else (sink,)
-            threading.Thread(target=work, args=(under_way, *end), daemon=True).start()
+        receiving = {"is_client": is_client}
+        threading.Thread(target=self._receive, args=(under_way, source), kwargs=receiving, daemon=True).start()
+        threading.Thread(target=self._deliver, args=(under_way, sink), daemon=True).start()
 
     def _receive(
-        self, under_way: queue.SimpleQueue[tuple[float, bytes]], source: socket.socket, is_client: bool
-    ) -> None:  # noqa: FBT001, E501
+        self, under_way: queue.SimpleQueue[tuple[float, bytes]], source: socket.socket, *, is_client: bool
+    ) -> None:
         data = b"-"
         while data:
             try:

@@ -1,7 +1,8 @@
 """A queue of any length at once: rows as `queue_run` and `take_places` leave them when runs are started one by one.
 
-Every account gets as many runs; the first of each have its places and are in the fair order, the others are held. Triggers
-are off while the rows are written, so what they would have done is written too. A test holds that the two ways agree.
+Every account gets as many runs; the first of each have its places and are in the fair order, the others are held.
+Triggers are off while the rows are written, so what they would have done is written too. A test holds that the two ways
+agree.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ _NEW = """
 """
 _BROKEN = """
     with account as (
-      select r.account_id, count(*) filter (where r.held_for = 0) as goes_on, count(*) filter (where r.held_for > 0) as held
+      select r.account_id, count(*) filter (where r.held_for = 0) as goes_on,
+        count(*) filter (where r.held_for > 0) as held
       from public.agent_runs r group by r.account_id
     )
     select count(*) from private.slots s left join account a on a.account_id = s.account_id

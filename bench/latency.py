@@ -24,6 +24,7 @@ from rich.table import Table
 from bench.live_worker import live_worker
 from bench.machine import described, machine
 from bench.options import positive
+from bench.polling import row_of
 from bench.progress import say
 from bench.rest_gateway import gateway
 from bench.server import migrated_database, runbase_database
@@ -36,7 +37,6 @@ QUICK = ("--starts", "10", "--lines", "15", "--requests", "20", "--imports", "2"
 WARM = 5  # tries that do not count
 ALONE_SECONDS = 0.25  # between lines that come one by one
 BUSY_SECONDS = 0.02  # between lines of a run that writes many
-END_SECONDS = 20  # for a run of one step to end
 MODEL_SDKS = ("anthropic", "openai")
 DRAIN = "queue_drain"
 
@@ -149,10 +149,9 @@ async def _start(url: str, person: Person) -> float:
         "select extract(epoch from r.started_at)::float8, (s.output ->> 'began')::float8 from agent_runs r"
         " join agent_steps s on s.run_id = r.id where r.id = %s and r.status = 'completed'"
     )
-    async with await AsyncConnection.connect(url, autocommit=True) as watching, asyncio.timeout(END_SECONDS):
-        while (row := await (await watching.execute(query, [run_id])).fetchone()) is None:
-            await asyncio.sleep(0.05)
-    return (row[1] - row[0]) * 1000
+    async with await AsyncConnection.connect(url, autocommit=True) as watching:
+        started, began = await row_of(watching, query, run_id)
+    return (began - started) * 1000
 
 
 async def _at_gateway(url: str, *, lines: int, requests: int) -> tuple[Lateness, Lateness, list[float]]:
