@@ -9,7 +9,7 @@ create type private.advance_move as (
   decision_lines integer,
   account_id uuid, was public.run_status, revision bigint, stop boolean, pause boolean, log_seq bigint,
   broadcast_seq bigint, broadcast_at timestamptz, slot_ids bigint[], held bigint, spent bigint, need bigint,
-  over_cap boolean
+  over_cap boolean, due boolean
 );
 
 -- Moves credits from accounts into the holds of runs that need more. p_needs are micro-credits beyond the hold.
@@ -51,9 +51,9 @@ begin
     from unnest(p_moves) m where m.wanted > 0 and m.need > 0 and not m.over_cap;
   -- Every account that the advance will touch, in order: those to draw from, and those of runs that end.
   perform 1 from public.credit_accounts c
-    where c.account_id in (
+    where c.account_id = any (array(
       select m.account_id from unnest(p_moves) m
-      where m.id = any (ids) or m.stop or m.wish in ('completed', 'failed', 'cancelled', 'timeout'))
+      where m.id = any (ids) or m.stop or m.wish in ('completed', 'failed', 'cancelled', 'timeout')))
     order by c.account_id for update;
   got := '{}';
   short := capped;

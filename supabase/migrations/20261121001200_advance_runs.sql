@@ -39,6 +39,7 @@ declare
   v_expires timestamptz := v_now + make_interval(secs => (p_batch ->> 'lease_seconds')::double precision);
   v_moves private.advance_move[];
   v_twice boolean;
+  v_plain boolean;
   v_needy boolean;
   v_needy_ids uuid[] := '{}';
   v_got bigint[] := '{}';
@@ -74,13 +75,17 @@ begin
       r.account_id, r.status, r.revision, r.stop_requested_at is not null, r.pause_requested_at is not null, r.log_seq,
       r.broadcast_seq, r.broadcast_at, r.slot_ids, r.credits_held, r.credits_spent,
       r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge),
-      coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false)
-      )::private.advance_move),
+      coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false),
+      d.due)::private.advance_move),
     bool_or(i.times > 1),
+    bool_and(i.status is null and r.stop_requested_at is null and r.pause_requested_at is null),
+    array_agg(r.id), array_agg(r.account_id), array_agg(r.revision + 1), array_agg(r.log_seq),
+    array_agg(r.id) filter (where d.due), array_agg(r.broadcast_seq) filter (where d.due),
+    array_agg(r.id) filter (where not d.due and r.log_seq + i.lines > r.broadcast_seq),
     bool_or(i.wanted > 0 and (
       r.credits_reserved - i.released + i.wanted > r.credits_held - i.charge
-      or r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits))
-    into v_moves, v_twice, v_needy
+      or coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false)))
+    into v_moves, v_twice, v_plain, v_won, v_accounts, v_revisions, v_base, v_told, v_told_from, v_unsent, v_needy
     from (
       select x.*, count(*) over (partition by x.run_id) as times
       from jsonb_to_recordset(p_batch -> 'runs') as x (
@@ -90,6 +95,11 @@ begin
       order by x.run_id
     ) i
     cross join lateral (select * from public.agent_runs q where q.id = i.run_id for update) r
+    cross join lateral (
+      -- At once, then at most every 100 ms.
+      select r.log_seq + i.lines > r.broadcast_seq
+        and (r.broadcast_at is null or v_now - r.broadcast_at >= interval '100 milliseconds') as due
+    ) d
     where r.lease_id = i.lease_id and r.revision = i.revision;
   if v_twice then
     raise exception 'A batch names each run once' using errcode = 'RUN12';
@@ -99,7 +109,23 @@ begin
       from private.find_credits(v_moves) c;
   end if;
 
-  if v_moves is not null then
+  if v_plain and not v_needy then
+    -- What most calls are: runs that take a step further and stay as they are.
+    update public.agent_runs r set
+      revision = r.revision + 1,
+      updated_at = v_now,
+      step_count = r.step_count + m.new_steps,
+      attempt = case when m.completed then 0 else r.attempt end,
+      credits_held = r.credits_held - m.charge,
+      credits_spent = r.credits_spent + m.charge,
+      credits_reserved = r.credits_reserved - m.released + m.wanted,
+      log_seq = r.log_seq + m.lines,
+      broadcast_seq = case when m.due then r.log_seq + m.lines else r.broadcast_seq end,
+      broadcast_at = case when m.due then v_now else r.broadcast_at end,
+      lease_expires_at = v_expires
+      from unnest(v_moves) m
+      where r.id = m.id;
+  elsif v_moves is not null then
     with move as materialized (
       select m.*, w.target, m.id = any (v_short) as is_short,
         w.target <> m.was as moved,
@@ -155,9 +181,7 @@ begin
         finished_at = case when m.ended then v_now end
       from move m
       cross join lateral (
-        -- At once, then at most every 100 ms; a change of status always.
-        select m.moved or (m.log_seq + m.new_lines > m.broadcast_seq
-          and (m.broadcast_at is null or v_now - m.broadcast_at >= interval '100 milliseconds')) as due
+        select m.moved or m.due as due  -- a change of status always
       ) d
       where r.id = m.id
       returning m.id, m.account_id, r.revision, r.lease_id, m.target, m.was, m.wish, m.ended, m.moved, m.leaves, m.stop,
@@ -178,7 +202,9 @@ begin
       into v_won, v_accounts, v_revisions, v_base, v_ended, v_ended_accounts, v_rests, v_spent, v_places, v_told,
         v_told_from, v_moved, v_moved_from, v_moved_to, v_unsent, v_special
       from written w;
+  end if;
 
+  if v_won is not null then
     if p_batch ? 'finish' then
       with done as (
         update public.agent_steps s set
