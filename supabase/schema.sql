@@ -1747,19 +1747,6 @@ CREATE FUNCTION private.run_answer(p_run public.agent_runs) RETURNS jsonb
   select jsonb_build_object('run_id', p_run.id, 'status', p_run.status, 'revision', p_run.revision)
 $$;
 
-CREATE FUNCTION private.run_deltas(p_run_id uuid) RETURNS jsonb
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path TO ''
-    AS $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'step_no', d.step_no, 'attempt', d.attempt, 'offset', d.text_offset, 'text', d.text
-  ) order by d.step_no, d.attempt, d.text_offset), '[]')
-  from private.step_deltas d
-  where d.run_id = p_run_id and exists (
-    select from public.agent_runs r
-    where r.id = p_run_id and r.account_id in (select private.my_account_ids()))
-$$;
-
 CREATE FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean DEFAULT false) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
@@ -2157,13 +2144,6 @@ CREATE FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text DEFAULT N
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.retry_run(p_run_id, p_idempotency_key, p_autostart) AS retry_run;
-END;
-
-CREATE FUNCTION public.run_deltas(p_run_id uuid) RETURNS jsonb
-    LANGUAGE sql STABLE
-    SET search_path TO ''
-    BEGIN ATOMIC
- SELECT private.run_deltas(p_run_id) AS run_deltas;
 END;
 
 CREATE FUNCTION public.set_tier(p_account_id uuid, p_tier text) RETURNS void
@@ -2836,9 +2816,6 @@ GRANT ALL ON FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p
 
 REVOKE ALL ON FUNCTION private.run_answer(p_run public.agent_runs) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.run_deltas(p_run_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.run_deltas(p_run_id uuid) TO authenticated;
-
 REVOKE ALL ON FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean) TO service_role;
 
@@ -2903,9 +2880,6 @@ GRANT ALL ON FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_requ
 
 REVOKE ALL ON FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) TO authenticated;
-
-REVOKE ALL ON FUNCTION public.run_deltas(p_run_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.run_deltas(p_run_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.set_tier(p_account_id uuid, p_tier text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.set_tier(p_account_id uuid, p_tier text) TO service_role;

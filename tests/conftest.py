@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - pytest's plugin imports it at the end, where a deep stack has broken CPython 3.11
 import pytest
 import pytest_asyncio
 

@@ -62,18 +62,6 @@ create function private.publish_deltas(p_deltas jsonb)
 $$;
 grant execute on function private.publish_deltas(jsonb) to service_role;
 
-create function private.run_deltas(p_run_id uuid)
-  returns jsonb language sql stable security definer set search_path = '' as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'step_no', d.step_no, 'attempt', d.attempt, 'offset', d.text_offset, 'text', d.text
-  ) order by d.step_no, d.attempt, d.text_offset), '[]')
-  from private.step_deltas d
-  where d.run_id = p_run_id and exists (
-    select from public.agent_runs r
-    where r.id = p_run_id and r.account_id in (select private.my_account_ids()))
-$$;
-grant execute on function private.run_deltas(uuid) to authenticated;
-
 create function public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision)
   returns jsonb language sql security invoker set search_path = ''
   begin atomic select private.heartbeat_runs(p_leases, p_lease_seconds); end;
@@ -91,10 +79,3 @@ create function public.publish_deltas(p_deltas jsonb)
   begin atomic select private.publish_deltas(p_deltas); end;
 revoke execute on function public.publish_deltas(jsonb) from public, anon, authenticated;
 grant execute on function public.publish_deltas(jsonb) to service_role;
-
--- Model output of the run's open steps, as far as it is written: [{step_no, attempt, offset, text}].
-create function public.run_deltas(p_run_id uuid)
-  returns jsonb language sql stable security invoker set search_path = ''
-  begin atomic select private.run_deltas(p_run_id); end;
-revoke execute on function public.run_deltas(uuid) from public, anon;
-grant execute on function public.run_deltas(uuid) to authenticated;

@@ -158,4 +158,3 @@ async def test_another_users_run_is_empty_by_plain_rest(stack: Stack, owner: Vis
     for table in ("agent_runs", "agent_steps", "agent_messages", "agent_artifacts", "agent_task_logs", "agent_plans"):
         column = "id" if table == "agent_runs" else "run_id"
         assert (await other.client.table(table).select("*").eq(column, run_id).execute()).data == []
-    assert (await other.client.rpc("run_deltas", {"p_run_id": run_id}).execute()).data == []
