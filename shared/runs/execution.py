@@ -145,6 +145,8 @@ class Execution:
         if self.signals.stop:
             return await self._end(RunStatus.CANCELLED)
         if self._loop.time() >= self._deadline:
+            await self._reload()  # our clock only says when to ask: the database's decides
+        if self._run.remaining_seconds <= 0:
             return await self._end(RunStatus.TIMEOUT, StepError("deadline", "The run reached its deadline"))
         if self.signals.pause or self.signals.give_back:
             return await self._let_go()
@@ -432,6 +434,7 @@ class Execution:
     def _open(self, view: RunView) -> bool:
         """Build the state; False when the engine cannot read the view's snapshot."""
         self._run = view.run
+        self._deadline = self._loop.time() + view.run.remaining_seconds
         self.revision = view.run.revision
         self._status = view.run.status
         self._step_count = view.run.step_count

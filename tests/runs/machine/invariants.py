@@ -85,8 +85,7 @@ class History:
     stopping: set[str] = field(default_factory=set)
     """Runs whose people were told that they will be stopped."""
     pausing: set[str] = field(default_factory=set)
-    taken: dict[int, int] = field(default_factory=dict)
-    """How many places of each slot were taken."""
+    before: Snapshot | None = None
 
     def check(self, now: Snapshot) -> None:
         """Hold every invariant, and remember what has become final."""
@@ -104,8 +103,8 @@ class History:
         for account in now.accounts:
             _check_account(account, now)
         for slot in now.slots.values():
-            _check_slot(slot, now, before=self.taken.get(slot["id"], 0))
-        self.taken = {number: slot["taken"] for number, slot in now.slots.items()}
+            _check_slot(slot, now, self.before)
+        self.before = now
 
     def _check_promises(self, row: Row) -> None:
         ended, leased = row["status"] in ENDS, row["lease_id"] is not None
@@ -192,11 +191,18 @@ def _check_place(run: Row, now: Snapshot) -> None:
         assert slots[0]["kind"] == "account"
 
 
-def _check_slot(slot: Row, now: Snapshot, *, before: int) -> None:
-    having = [run for run in now.runs.values() if run["held_for"] == 0 and slot["id"] in run["slot_ids"]]
+def _check_slot(slot: Row, now: Snapshot, before: Snapshot | None) -> None:
+    number = slot["id"]
+    having = [run for run in now.runs.values() if run["held_for"] == 0 and number in run["slot_ids"]]
     assert slot["taken"] == len(having), "a slot counts its runs wrongly"
+    if before is None or number not in before.slots:
+        return
     places = slot["of_tier"] if slot["places"] is None else slot["places"]
-    assert slot["taken"] <= max(places, before), "more runs go on than there are places"
+    assert slot["taken"] <= max(places, before.slots[number]["taken"]), "more runs go on than there are places"
+    was_held = {run_id for run_id, run in before.runs.items() if run["held_for"] == number}
+    let_in = [run["priority"] for run in having if run["id"] in was_held]
+    still = [run["priority"] for run in now.runs.values() if run["id"] in was_held and run["held_for"] == number]
+    assert not let_in or not still or min(let_in) >= max(still), "a run was let in before a better one"
 
 
 def check_nothing_is_due(now: Snapshot) -> None:
