@@ -19,7 +19,8 @@ DOTS_PER_INCH = 150
 OURS, OURS_LIGHT = "#1f5fbf", "#8db4ea"
 OTHERS, OTHERS_LIGHT = "#6b7280", "#c5cad3"
 LINES = ("#1f5fbf", "#d97706", "#059669")
-LIMIT = "#b91c1c"
+LIMIT, TEXT, FAINT, GRID = "#b91c1c", "#374151", "#6b7280", "#e5e7eb"
+LEAST_MS = 1.0  # where the axis of latencies begins
 RUNBASE = frozenset({"runbase", "rest"})
 
 
@@ -31,23 +32,24 @@ def draw(results: Results, path: Path) -> Path:
 
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
-    axes = figure.subplots(2, 2, gridspec_kw={"height_ratios": (1.25, 1)})
+    # Two rows of their own: long labels in the upper one take no width from the lower one.
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)  # type: ignore[union-attr]
+    rows = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    axes = [panel for row in rows for panel in row.subplots(1, 2)]
     panels: Sequence[tuple[str, Callable[[Axes, Any], None]]] = (
         ("throughput", _throughput),
         ("latency", _latency),
         ("claim", _claim),
         ("growth", _growth),
     )
-    for panel, (name, draw_panel) in zip(axes.flat, panels, strict=True):
+    for panel, (name, draw_panel) in zip(axes, panels, strict=True):
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=9)
         panel.set_axisbelow(True)
         if name in results["measurements"]:
             draw_panel(panel, results["measurements"][name])
         else:
-            panel.set_title(name, loc="left", fontweight="bold", fontsize=11)
-            panel.text(0.5, 0.5, "not measured", ha="center", transform=panel.transAxes)
+            _head(panel, name.capitalize(), "not measured")
     figure.savefig(path, metadata={"Software": None})
     return path
 
@@ -59,8 +61,8 @@ def _throughput(panel: Axes, figures: Any) -> None:
     }
     titles = {row["contender"]: row["title"] for row in figures["rows"]}
     numbers = sorted({at_a_time for _, at_a_time in rates})
-    order = sorted(titles, key=lambda key: max(rates.get((key, number), 0) for number in numbers))
-    height = 0.8 / len(numbers)
+    order = sorted(titles, key=lambda key: max((rates.get((key, number), 0) for number in numbers), default=0))
+    height = 0.8 / max(1, len(numbers))
     for place, number in enumerate(numbers):
         shades = (OURS_LIGHT, OTHERS_LIGHT) if place == 0 and len(numbers) > 1 else (OURS, OTHERS)
         for at, key in enumerate(order):
@@ -68,13 +70,14 @@ def _throughput(panel: Axes, figures: Any) -> None:
                 continue
             y = at + height * (len(numbers) / 2 - 0.5 - place)
             panel.barh(y, rate, height * 0.92, color=shades[0 if key in RUNBASE else 1])
-            panel.text(rate, y, f" {rate:,.0f}", va="center", fontsize=7.5, color="#374151")
+            panel.text(rate, y, f" {rate:,.0f}", va="center", fontsize=7.5, color=TEXT)
     panel.set_yticks(range(len(order)), [titles[key] for key in order])
     panel.set_xlabel("durable steps a second, one process", fontsize=9)
+    panel.locator_params(axis="x", nbins=5)
     panel.margins(x=0.12)
     shown = " and ".join(str(number) for number in numbers)
-    _head(panel, "Throughput", f"{shown} runs at a time (light, dark); no-op steps")
-    panel.grid(axis="x", color="#e5e7eb")
+    _head(panel, "Throughput", f"{shown} runs at a time (light, dark), no-op steps")
+    panel.grid(axis="x", color=GRID)
     panel.xaxis.set_major_formatter("{x:,.0f}")
 
 
@@ -92,14 +95,17 @@ def _latency(panel: Axes, figures: Any) -> None:
     for y, (_, found, budget) in enumerate(rows):
         panel.barh(y, found, 0.5, color=OURS)
         panel.plot([budget, budget], [y - 0.36, y + 0.36], color=LIMIT, linewidth=2)
-        panel.text(found, y, f" {found:.3g}", va="center", fontsize=8.5, color="#374151")
+        if found >= 3 * LEAST_MS:  # at the foot of its bar, clear of the mark
+            panel.text(LEAST_MS, y, f"  {found:.3g}", va="center", fontsize=9, color="white")
+        else:
+            panel.text(found, y, f" {found:.3g}", va="center", fontsize=9, color=TEXT)
     panel.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     panel.set_xscale("log")
-    panel.set_xlim(left=1)
+    panel.set_xlim(left=LEAST_MS)
     panel.xaxis.set_major_formatter("{x:g}")
     panel.set_xlabel("milliseconds, logarithmic", fontsize=9)
-    _head(panel, "Latency", "red: the budget")
-    panel.grid(axis="x", color="#e5e7eb")
+    _head(panel, "Latency", "the red mark is the budget")
+    panel.grid(axis="x", color=GRID)
 
 
 def _claim(panel: Axes, figures: Any) -> None:
@@ -110,7 +116,7 @@ def _claim(panel: Axes, figures: Any) -> None:
         _line(panel, [row["queued"] for row in rows], [row["claim"]["p50"] for row in rows], color, label)
     panel.set_xlabel("queued runs", fontsize=9)
     panel.set_ylabel("milliseconds, p50", fontsize=9)
-    _head(panel, "A claim of ten runs", "with its commit")
+    _head(panel, "A claim of ten runs", "with its commit, by how many runs are queued")
     panel.legend(fontsize=8.5, frameon=False, loc="lower right")
 
 
@@ -120,7 +126,7 @@ def _growth(panel: Axes, figures: Any) -> None:
     _line(panel, [row["steps"] for row in rows], [row["microseconds"] for row in rows], OURS, "")
     panel.set_xlabel("steps a run", fontsize=9)
     panel.set_ylabel("microseconds a step", fontsize=9)
-    _head(panel, "Long runs", "10 at a time, the whole of each run")
+    _head(panel, "Long runs", "time a step, by how many steps a run has")
 
 
 def _line(panel: Axes, x: Sequence[float], y: Sequence[float], color: str, label: str) -> None:
@@ -128,9 +134,9 @@ def _line(panel: Axes, x: Sequence[float], y: Sequence[float], color: str, label
     panel.set_xscale("log")
     panel.set_ylim(bottom=0, top=max(panel.get_ylim()[1], max(y) * 1.35))
     panel.xaxis.set_major_formatter("{x:,.0f}")
-    panel.grid(axis="y", color="#e5e7eb")
+    panel.grid(axis="y", color=GRID)
 
 
 def _head(panel: Axes, title: str, detail: str) -> None:
-    panel.set_title(title, loc="left", fontweight="bold", fontsize=11)
-    panel.set_title(detail, loc="right", fontsize=8.5, color="#6b7280")
+    panel.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=20)
+    panel.text(0, 1.025, detail, transform=panel.transAxes, fontsize=9, color=FAINT, in_layout=False)

@@ -29,7 +29,9 @@ class Results(TypedDict):
     failed: dict[str, str]
 
 
-def all_measured(options_of: Callable[[str], argparse.Namespace]) -> Iterator[Results]:
+def all_measured(
+    options_of: Callable[[str], argparse.Namespace], measured: Callable[[str, argparse.Namespace], Any] = figures_of
+) -> Iterator[Results]:
     """Measure everything, and give the results again after each; one that fails leaves the others alone."""
     results: Results = {
         "started": _now(),
@@ -43,7 +45,7 @@ def all_measured(options_of: Callable[[str], argparse.Namespace]) -> Iterator[Re
         options = options_of(name)
         say(f"{name} ...")
         try:
-            figures = figures_of(name, options)
+            figures = measured(name, options)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it is told, and the exit code says so
             traceback.print_exc()
             results["failed"][name] = f"{type(failure).__name__}: {failure}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -18,6 +17,7 @@ from rich.table import Table
 from bench.contenders import CONTENDERS, FLOOR, Contender, ContenderError, taken_by, versions
 from bench.machine import described, machine
 from bench.options import positive
+from bench.progress import say
 
 AT_A_TIME = (10, 100)
 QUICK = ("--rounds", "1", "--runs", "20")
@@ -166,12 +166,12 @@ def _measure_once(contender: Contender, row: Row, server_url: str, *, runs: int,
         taken = taken_by(contender, server_url, runs=runs, steps=steps, at_a_time=row["at_a_time"])
     except ContenderError as failure:
         row["failed"] = str(failure)
-        print(f"{contender.title} at {row['at_a_time']}: {failure}", file=sys.stderr)
+        say(f"{contender.title} at {row['at_a_time']}: {failure}")
         return
     row["rates"].append(runs * steps / taken.seconds)
     row["process_us"].append(taken.process_seconds / (runs * steps) * 1e6)
     row["server_us"].append(taken.server_seconds / (runs * steps) * 1e6)
-    print(f"{contender.title} at {row['at_a_time']}: {row['rates'][-1]:,.0f}/s", file=sys.stderr)
+    say(f"{contender.title} at {row['at_a_time']}: {row['rates'][-1]:,.0f}/s")
 
 
 def _row(contender: Contender, at_a_time: int) -> Row:
