@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -199,7 +198,6 @@ def _import(function: str, times: int) -> Import:
             subprocess.run(
                 [sys.executable, "-c", code],
                 cwd=PROJECT_DIR,
-                env=os.environ,
                 capture_output=True,
                 text=True,
                 check=True,
@@ -213,4 +211,4 @@ def _import(function: str, times: int) -> Import:
 
 def _percentile(figures: Figures, name: str, percentile: str) -> float | None:
     found = figures["ms"].get(name)
-    return None if found is None else {"p50": found["p50"], "p95": found["p95"]}[percentile]
+    return None if found is None else found[percentile]  # type: ignore[literal-required]
