@@ -178,6 +178,54 @@ async def test_the_first_run_of_each_account_in_a_full_queue_is_as_it_is_started
         assert await _all(connection, f"select {RUN_COLUMNS} from agent_runs") == [filled]
 
 
+async def test_claims_leave_the_queue_as_long_as_it_was(database_url: str) -> None:
+    found = await claim._row(database_url, 100, 10, claims=1)
+
+    assert found["claim"]["count"] == 1
+    async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
+        assert await _all(connection, "select count(*) from agent_runs where status = 'queued'") == [(100,)]
+
+
+async def test_a_newcomer_is_claimed_before_the_crowd(database_url: str) -> None:
+    assert await claim._place_of_newcomer(database_url, 100) == 1
+
+
+async def test_nothing_but_steps_is_counted_between_the_gates(database_url: str) -> None:
+    found = await storage._row(database_url, storage.SILENT, runs=2, steps=30, seconds=0.0)
+
+    assert found["wal"]["records"] > 0
+    assert found["hot"]["agent_steps"] > 0.9
+    assert "realtime.messages" not in found["tables"]
+
+
+async def test_a_run_alone_makes_one_call_a_step_and_one_more(database_url: str) -> None:
+    found = await distance._row(database_url, 0.0, at_a_time=1, steps=10)
+
+    assert found["advances"] == pytest.approx(1.1)
+    assert found["round_trips"] == 1
+
+
+async def test_who_waits_has_no_lease(database_url: str) -> None:
+    _, rows = await memory._rows(database_url, 2)
+
+    assert {row["title"]: row["leases"] for row in rows} == {memory.HUMAN: 0, memory.TIMER: 0, memory.PERFORMING: 1}
+
+
+async def test_a_claim_in_the_middle_reads_what_the_snapshot_does_not_have(database_url: str) -> None:
+    found = await growth._row(database_url, 200, runs=10)
+
+    assert found["claim_bytes"] < found["whole_bytes"] / 2
+    assert found["decisions"] == pytest.approx(1, abs=0.1)
+
+
+async def test_every_start_line_and_request_is_timed(database_url: str, clone_database: Any) -> None:
+    starts = await latency._starts(clone_database(), 1)
+    alone, busy, requests = await latency._at_gateway(database_url, lines=2, requests=1)
+
+    counts = [len(found) for found in (starts, alone.realtime, alone.sse, busy.realtime, busy.sse, requests)]
+    assert counts == [1, 2, 2, 6, 6, 1]
+
+
 def test_a_proxy_counts_round_trips(database_url: str) -> None:
     with far(database_url, milliseconds=0) as (far_url, trips), psycopg.connect(far_url, autocommit=True) as connection:
         before = trips()

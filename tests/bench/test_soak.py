@@ -82,7 +82,9 @@ DAMAGES = {
     "Nothing of an ended run": f"update agent_steps set status = 'running' where step_no = 1 and run_id = {A_RUN}",
     "No model output": f"insert into private.step_deltas values ({A_RUN}, 1, 1, 0, 'left')",
     "No lease": "update agent_runs set status = 'executing', finished_at = null, lease_id = gen_random_uuid(),"
-    f" lease_owner = 'the dead', lease_expires_at = now() where id = {A_RUN}",
+    f" lease_owner = 'the dead', lease_expires_at = now(), held_for = 0, fair_tag = 1 where id = {A_RUN}",
+    "Every place": "update private.slots set taken = 1",
+    "No account created more": "update private.tiers set creates_per_minute = 1",
     "Every account's row": "update credit_accounts set available = available + 1",
     "No account and no run's hold": "insert into credit_ledger (account_id, kind, debit, credit, amount)"
     " select account_id, 'hold', 'available', 'held', available + 1 from credit_accounts",
