@@ -1,8 +1,9 @@
 """`python -m bench.soak`: load, kills and crashes for some minutes, then the account of what was lost.
 
 A PostgreSQL server of its own (fsync on), people who start, answer, stop and pause runs at a steady rate, worker
-processes of which one is killed every few seconds, and crashes of the database. Then everything is drained and every
-promise is checked, row by row and against what the outside world counted. Ctrl-C ends the load early and still reports.
+processes of which one is killed or frozen every few seconds, and crashes of the database. Then everything is drained
+and every promise is checked, row by row and against what the outside world counted. Ctrl-C ends the load early and
+still reports.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
     console.print(
         f"Soak: {options.minutes:g} minutes, {options.workers} workers, {options.rate:g} runs/s, a worker killed every"
-        f" {options.kill_every:g} s, PostgreSQL crashed every {options.restart_every:g} s, seed {seed}",
+        f" {options.kill_every:g} s, one frozen"
+        f" every {options.freeze_every:g} s, PostgreSQL crashed every {options.restart_every:g} s, seed {seed}",
         soft_wrap=True,
     )
     wanted = Options(
@@ -35,6 +37,7 @@ def main() -> int:
         rate=options.rate,
         kill_every=options.kill_every,
         restart_every=options.restart_every,
+        freeze_every=options.freeze_every,
         seed=seed,
         log_dir=options.log_dir,
     )
@@ -61,6 +64,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--restart-every", type=float, default=30.0, metavar="S", help="seconds between crashes; 0 never (default 30)"
+    )
+    parser.add_argument(
+        "--freeze-every", type=float, default=15.0, metavar="S", help="seconds between freezes; 0 never (default 15)"
     )
     parser.add_argument("--seed", type=int, help="draw the same runs and faults again")
     parser.add_argument("--log-dir", type=_directory, metavar="DIR", help="keep what the processes logged here")

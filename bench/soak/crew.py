@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
@@ -25,6 +26,7 @@ class Crew:
 
     def __init__(self, module: str, arguments: Sequence[str], *, count: int, log: Path) -> None:
         self.killed = 0
+        self.frozen = 0
         self.ended_alone: list[int] = []
         """Exit codes of processes that nobody had asked to end."""
         self._command = [sys.executable, "-m", module, *arguments]
@@ -57,6 +59,19 @@ class Crew:
             await _killed(process)
             self.killed += 1
             self._processes[slot] = await self._spawn()
+
+    async def freeze_one(self, chance: random.Random, *, seconds: float) -> None:
+        """Stop one of them at random in its tracks (SIGSTOP) for a while; it may be killed meanwhile."""
+        process = self._processes[chance.randrange(len(self._processes))]
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGSTOP)
+        self.frozen += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGCONT)
 
     async def stop(self) -> list[int]:
         """End all in order, by force what does not; their exit codes."""

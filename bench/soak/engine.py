@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import httpx
@@ -25,15 +26,25 @@ from shared.runs.engine import (
     Finish,
     HumanRequest,
     Outcome,
+    Snapshot,
     StartSteps,
     StepContext,
     Wait,
     Waiting,
 )
-from shared.runs.models import NewArtifact, NewLog, Records, RunView, Step, StepError, StepResult
+from shared.runs.models import Json, NewArtifact, NewLog, Records, RunView, Step, StepError, StepResult
 from shared.runs.performer import OUTCOME_UNKNOWN
 
 DELTA_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is known of a step that ended."""
+
+    step_no: int
+    value: int
+    error: StepError | None
 
 
 @dataclass(slots=True)
@@ -42,44 +53,56 @@ class Progress:
 
     plan: RunPlan
     known: set[str] = field(default_factory=set)
-    results: dict[str, StepResult] = field(default_factory=dict)
+    ended: dict[str, Ended] = field(default_factory=dict)
+
+    def add(self, results: Iterable[StepResult]) -> None:
+        for result in results:
+            step = result.step
+            error = step.error if result.failed else None
+            self.ended[step.key] = Ended(step.step_no, int(result.output.get("value", 0)), error)
+        self.known |= self.ended.keys()
 
 
 class SoakEngine:
     """Up to `width` steps at a time. An unknown outcome adds a question; any other failure fails the run."""
 
     name = "soak"
+    snapshot_version = 1
 
     def __init__(self, outside: httpx.AsyncClient) -> None:
         self._outside = outside
 
     def open(self, view: RunView) -> Progress:
         state = Progress(RunPlan.from_json(view.run.input))
-        for result in view.results:
-            self.apply(state, result)
+        if view.snapshot is not None:
+            state.ended = {key: Ended(number, value, None) for key, number, value in view.snapshot["values"]}
+        state.add([*view.kept.values(), *view.results])
         return state
+
+    def snapshot(self, state: Progress) -> Snapshot:
+        """Values are copied; failures are kept by reference."""
+        values: list[Json] = [[key, one.step_no, one.value] for key, one in state.ended.items() if one.error is None]
+        return Snapshot({"values": values}, tuple(one.step_no for one in state.ended.values() if one.error))
 
     def started(self, state: Progress, step: Step) -> Progress:
         state.known.add(step.key)
         return state
 
     def apply(self, state: Progress, result: StepResult) -> Progress:
-        state.known.add(result.step.key)
-        state.results[result.step.key] = result
+        state.add([result])
         return state
 
     def decide(self, state: Progress) -> Decision:
         unknown: list[str] = []
-        for key, result in state.results.items():
-            error = result.step.error
-            if result.failed and error is not None:
-                if error.code != OUTCOME_UNKNOWN:
-                    return Fail(error)
+        for key, one in state.ended.items():
+            if one.error is not None:
+                if one.error.code != OUTCOME_UNKNOWN:
+                    return Fail(one.error)
                 unknown.append(key)
         wanted = [*(PlannedStep(f"ask-{key}", "ask") for key in unknown), *state.plan.steps]
-        if len(state.results) == len(wanted):
+        if len(state.ended) == len(wanted):
             return Finish({"total": _total(state), "unknown": len(unknown)})
-        free = state.plan.width - (len(state.known) - len(state.results))
+        free = state.plan.width - (len(state.known) - len(state.ended))
         new = [step.new() for step in wanted if step.key not in state.known][: max(0, free)]
         return StartSteps(tuple(new)) if new else Wait()
 
@@ -137,7 +160,7 @@ def _done(plan: RunPlan, step: Step, artifacts: tuple[NewArtifact, ...] = (), *,
 
 def _total(state: Progress) -> int:
     return sum(
-        int(state.results[step.key].output["value"])
+        state.ended[step.key].value
         for step in state.plan.steps
-        if step.work in GIVES_A_VALUE and not state.results[step.key].failed
+        if step.work in GIVES_A_VALUE and state.ended[step.key].error is None
     )

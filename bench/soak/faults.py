@@ -1,4 +1,4 @@
-"""What befalls the system while it works: workers are killed, and the database server crashes and recovers."""
+"""What befalls the system while it works: workers are killed or frozen, the database server crashes and recovers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from local.postgres import PostgresError, PostgresServer
 
 POLL_SECONDS = 0.05
 RESTART_TRIES = 3
+FROZEN_SECONDS = (2.0, 9.0)  # the workers' leases are 5 s
 
 
 async def kill_workers(workers: Crew, *, every: float, chance: random.Random) -> None:
@@ -20,6 +21,13 @@ async def kill_workers(workers: Crew, *, every: float, chance: random.Random) ->
     while True:
         await asyncio.sleep(every * chance.uniform(0.5, 1.5))
         await asyncio.shield(workers.kill_one(chance))
+
+
+async def freeze_workers(workers: Crew, *, every: float, chance: random.Random) -> None:
+    """Freeze a random worker about every so many seconds, mostly beyond its lease, until cancelled."""
+    while True:
+        await asyncio.sleep(every * chance.uniform(0.5, 1.5))
+        await workers.freeze_one(chance, seconds=chance.uniform(*FROZEN_SECONDS))
 
 
 class Outages:

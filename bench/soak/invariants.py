@@ -119,6 +119,34 @@ INVARIANTS: Final = (
         "select 'run ' || id || ' is held by ' || lease_owner from public.agent_runs where lease_id is not null",
     ),
     Invariant(
+        "Every place was given back, and nobody waits for one",
+        "select count(*) from private.slots",
+        """
+        select s.kind || ' slot ' || s.id || ' still counts ' || s.taken from private.slots s where s.taken <> 0
+        union all select 'run ' || id || ' is ' || status || ' and in the queue' from public.agent_runs
+          where held_for is not null or fair_tag is not null
+        """,
+    ),
+    Invariant(
+        "No account created more runs than its minutes let in",
+        _RUNS,
+        # Of any runs in a row, all but a minute's worth must have had the time that they take at the tier's pace. A
+        # second is for what passes between the asking and the writing.
+        """
+        select 'run ' || id || ' of account ' || account_id || ' came too soon after others' from (
+          select r.id, r.account_id, r.at, r.pace,
+            r.number * r.pace - r.at - min(r.number * r.pace - r.at) over (partition by r.account_id order by r.number)
+            as ahead
+          from (
+            select q.id, q.account_id, 60.0 / t.creates_per_minute as pace, extract(epoch from q.created_at) as at,
+              row_number() over (partition by q.account_id order by q.created_at, q.id) as number
+            from public.agent_runs q
+            join public.accounts a on a.id = q.account_id join private.tiers t on t.name = a.tier
+          ) r
+        ) x where x.ahead + x.pace > 61
+        """,
+    ),
+    Invariant(
         "Every account's row is the sum of its transfers",
         _LEDGER,
         """

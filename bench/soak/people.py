@@ -29,7 +29,7 @@ BACKLOG: Final = 1_500  # open runs above which no new ones are started: the loa
 _DEADLOCK: Final = "40P01"
 # Answers to a move that came too late or is not possible now: run ended, other move, no open question.
 _TOO_LATE: Final = frozenset({"RUN02", "RUN04", "RUN08"})
-_NO_CREDITS: Final = "RUN10"
+PATIENCE: Final = 4  # times that a person waits for as long as told, before he gives a run up
 
 T = TypeVar("T")
 
@@ -116,10 +116,13 @@ class People:
         account_id = self._habits.choice(person.accounts)
         request = json.dumps({
             "engine": "soak", "input": plan.to_json(), "account_id": str(account_id), "autostart": True,
-            "timeout_seconds": plan.timeout_seconds,
+            "timeout_seconds": plan.timeout_seconds, "priority": plan.priority,
+            "concurrency_key": plan.concurrency_key,
         })  # fmt: skip
         key = str(uuid4())
         run_id = await self._create(person.id, account_id, request, key)
+        if run_id is None:
+            return
         self.told.created[run_id] = plan
         if self._habits.random() < TWICE:
             self.tally["creates delivered twice"] += 1
@@ -132,17 +135,28 @@ class People:
             if await self._may("control_run", person.id, run_id, action) is not None:
                 self.tally[f"{action}s"] += 1
 
-    async def _create(self, user_id: UUID, account_id: UUID, request: str, key: str) -> UUID:
-        while True:
+    async def _create(self, user_id: UUID, account_id: UUID, request: str, key: str) -> UUID | None:
+        """Ask until the run is there; None when it was refused as too often for too long."""
+        refusals = 0
+        while refusals < PATIENCE:
             try:
                 answer = await self._insist(lambda: self._call("create_run", user_id, request, key))
             except psycopg.Error as error:
-                if error.sqlstate != _NO_CREDITS:
-                    raise
-                self.tally["creates without credits"] += 1
-                await self._grant(account_id)
+                match error.sqlstate:
+                    case "RUN10":
+                        self.tally["creates without credits"] += 1
+                        await self._grant(account_id)
+                    case "RUN09":
+                        self.tally["creates refused as too often"] += 1
+                        refusals += 1
+                        detail = json.loads(error.diag.message_detail or "{}")
+                        await asyncio.sleep(float(detail["retry_after_seconds"]))
+                    case _:
+                        raise
             else:
                 return UUID(answer["run_id"])
+        self.tally["creates given up"] += 1
+        return None
 
     async def _answer(self, request_id: UUID, run_id: UUID, user_id: UUID) -> None:
         response = f"yes to {request_id}"

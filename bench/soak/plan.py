@@ -44,6 +44,8 @@ REFUSED: Final = "refused"
 NOBODY_ANSWERS: Final = "Nobody will answer this"
 ABANDONED_SECONDS: Final = 6
 RUN_SECONDS: Final = 3600
+KEYED: Final = 0.15  # share of runs with a concurrency key, one run of a key at a time
+KEYS: Final = 4  # of each account
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,14 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """One run: its steps, `width` of them at a time."""
+    """One run: its steps, `width` of them at a time, and its place among its account's others."""
 
     kind: Kind
     seed: int
     width: int
     steps: tuple[PlannedStep, ...]
+    priority: int = 0
+    concurrency_key: str | None = None
 
     def to_json(self) -> JsonObject:
         """As a run's input."""
@@ -84,7 +88,14 @@ class RunPlan:
             {"key": step.key, "work": step.work, "seconds": step.seconds, "refusals": step.refusals}
             for step in self.steps
         ]
-        return {"kind": self.kind, "seed": self.seed, "width": self.width, "steps": steps}
+        return {
+            "kind": self.kind,
+            "seed": self.seed,
+            "width": self.width,
+            "steps": steps,
+            "priority": self.priority,
+            "concurrency_key": self.concurrency_key,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> RunPlan:
@@ -94,6 +105,8 @@ class RunPlan:
             cast("int", value["seed"]),
             cast("int", value["width"]),
             tuple(PlannedStep(**step) for step in steps),
+            cast("int", value["priority"]),
+            cast("str | None", value["concurrency_key"]),
         )
 
     @property
@@ -124,7 +137,9 @@ def draw(chance: random.Random) -> RunPlan:
     if kind in last:
         works.insert(len(works) if kind != "asking" else chance.randrange(len(works)), last[kind])
     steps = tuple(_step(f"s{number}", work, kind, chance) for number, work in enumerate(works, start=1))
-    return RunPlan(kind, chance.randrange(2**31), chance.choice([1, 1, 2, 3]), steps)
+    key = f"key-{chance.randrange(KEYS)}" if chance.random() < KEYED else None
+    priority = chance.choice([-10, 0, 0, 0, 10])
+    return RunPlan(kind, chance.randrange(2**31), chance.choice([1, 1, 2, 3]), steps, priority, key)
 
 
 def _step(key: str, work: Work, kind: Kind, chance: random.Random) -> PlannedStep:

@@ -31,6 +31,7 @@ class Faults:
     """What was done to the system."""
 
     kills: int
+    freezes: int
     outages: list[float]
     longest_overdue: float
     said: Counter[tuple[str, str]]
@@ -54,6 +55,7 @@ def show(console: Console, load: Load, faults: Faults, account: Account, tally: 
     outages = f", the longest for {max(faults.outages):.1f} s" if faults.outages else ""
     _figures(console, "Faults survived", [
         ("workers killed (SIGKILL)", f"{faults.kills}"),
+        ("workers frozen (SIGSTOP) and thawed", f"{faults.freezes}"),
         ("crashes of PostgreSQL (immediate restart)", f"{len(faults.outages)}{outages}"),
         *((name, f"{count:,}") for name, count in account.figures.items()),
         ("a dead worker's run waited at most", f"{faults.longest_overdue:.1f} s beyond its lease"),

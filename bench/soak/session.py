@@ -20,9 +20,10 @@ from rich.console import Console
 
 from bench.soak.crew import Crew
 from bench.soak.crowd import gather_crowd
-from bench.soak.faults import Outages, kill_workers
+from bench.soak.faults import Outages, freeze_workers, kill_workers
 from bench.soak.outside import Outside
 from bench.soak.people import People
+from bench.soak.places import PLACES_ARE_RIGHT, Places
 from bench.soak.report import Faults, Load, show
 from bench.soak.verify import Verdict, verify
 from local.cli.signals import stop_event
@@ -45,6 +46,7 @@ class Options:
     rate: float
     kill_every: float
     restart_every: float
+    freeze_every: float
     seed: int
     log_dir: Path | None
 
@@ -101,20 +103,21 @@ class _Session:
             await cleanup.enter_async_context(pool)
             logs = options.log_dir or self._directory
             people = People(pool, crowd, seed=options.seed)
+            places = Places(pool)
             arguments = [self._server.url, outside_url]
             workers = Crew("bench.soak.worker", arguments, count=options.workers, log=logs / "workers.log")
             readers = Crew("bench.consumer", arguments[:1], count=1, log=logs / "readers.log")
             for crew in (readers, workers):
                 cleanup.push_async_callback(crew.stop)
                 await crew.start()
-            async with _tasks(readers.watch(), workers.watch(), people.attend(), people.observe()):
+            async with _tasks(readers.watch(), workers.watch(), people.attend(), people.observe(), places.watch()):
                 times = [datetime.now(UTC)]
                 for phase in (self._load(people, workers), self._drain(people)):
                     await phase
                     times.append(datetime.now(UTC))
             codes = await workers.stop()
             await readers.stop()
-        return await asyncio.to_thread(self._account, people, workers, codes, times)
+        return await asyncio.to_thread(self._account, people, places, workers, codes, times)
 
     async def _load(self, people: People, workers: Crew) -> None:
         """Start runs and make faults until the time is over or somebody wants it to be."""
@@ -123,6 +126,9 @@ class _Session:
         if options.kill_every > 0:
             killing = random.Random(f"{options.seed} kills")
             work.append(kill_workers(workers, every=options.kill_every, chance=killing))
+        if options.freeze_every > 0:
+            freezing = random.Random(f"{options.seed} freezes")
+            work.append(freeze_workers(workers, every=options.freeze_every, chance=freezing))
         if options.restart_every > 0:
             crashing = random.Random(f"{options.seed} crashes")
             work.append(self._outages.make(every=options.restart_every, chance=crashing))
@@ -159,7 +165,7 @@ class _Session:
             faults = f"{workers.killed} kills, {len(self._outages.seconds)} crashes of PostgreSQL"
             self._console.print(f"{time.monotonic() - began:5.0f} s  {runs}; {faults}")
 
-    def _account(self, people: People, workers: Crew, codes: list[int], times: list[datetime]) -> int:
+    def _account(self, people: People, places: Places, workers: Crew, codes: list[int], times: list[datetime]) -> int:
         """Verify and report. `times`: when the load began and ended, and when everything was drained."""
         began, ended, drained = times
         said = workers.said()
@@ -170,6 +176,8 @@ class _Session:
         errors = [f"{count} x {event}" for (level, event), count in said.items() if level != "WARNING"]
         ends = [f"a worker ended by itself with {code}" for code in workers.ended_alone]
         ends += [f"a worker that was told to stop ended with {code}" for code in codes if code != 0]
+        account.verdicts.append(Verdict(PLACES_ARE_RIGHT, places.looks, places.wrong))
+        account.figures |= places.figures
         account.verdicts.append(
             Verdict("No worker logged an error or ended unasked", workers.killed + len(codes), errors + ends)
         )
@@ -180,7 +188,7 @@ class _Session:
             steps=row[2],
             drain_seconds=(drained - ended).total_seconds(),
         )
-        faults = Faults(workers.killed, self._outages.seconds, people.longest_overdue, said)
+        faults = Faults(workers.killed, workers.frozen, self._outages.seconds, people.longest_overdue, said)
         show(self._console, load, faults, account, people.tally)
         return account.broken
 

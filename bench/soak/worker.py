@@ -20,11 +20,18 @@ from shared.runs.worker import Worker, WorkerOptions
 
 LEASE_SECONDS = 5.0  # shorter than the product's 15, so that what the dead held moves on within the soak
 CALL_SECONDS = 10.0
+SNAPSHOT_STEPS = 2  # runs here are short; the product's 50 would never come
 
 
 async def main(url: str, outside_url: str) -> None:
     logs.configure(level="WARNING", form="text")
-    options = WorkerOptions(concurrency=50, lease_seconds=LEASE_SECONDS, heartbeat_seconds=1.0, poll_seconds=1.0)
+    options = WorkerOptions(
+        concurrency=50,
+        lease_seconds=LEASE_SECONDS,
+        heartbeat_seconds=1.0,
+        poll_seconds=1.0,
+        snapshot_steps=SNAPSHOT_STEPS,
+    )
     with stop_event() as stop:
         asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
         async with (

@@ -57,13 +57,13 @@ class Runs(RuleBasedStateMachine):
         self.keys = 0
 
     @initialize(
-        whose=st.lists(PEOPLE, min_size=2, max_size=4),
+        whose=st.lists(st.tuples(PEOPLE, SEEDS), min_size=3, max_size=6),
         shifts=st.lists(st.tuples(WORKERS, SEEDS, st.integers(1, 6)), max_size=2),
     )
-    def begin(self, whose: list[str], shifts: list[tuple[str, int, int]]) -> None:
+    def begin(self, whose: list[tuple[str, int]], shifts: list[tuple[str, int, int]]) -> None:
         self.world.run(self.world.reset())
-        for who in whose:
-            self.deliver(who, 1, "create_run", json.dumps({"engine": "list", "input": {}, "autostart": True}))
+        for who, seed in whose:
+            self.deliver(who, 1, "create_run", json.dumps(self.request(who, Random(seed), autostart=True)))
         for name, seed, rounds in shifts:
             self.work_for(name, seed, rounds)
 
@@ -100,7 +100,7 @@ class Runs(RuleBasedStateMachine):
             "input": {},
             "autostart": autostart,
             "timeout_seconds": rng.choice([100, 3600]),
-            "priority": rng.choice([-1, 0, 0, 0, 1]),
+            "priority": rng.choice([-1, 0, 0, 1]),
         }
         if in_team:
             request["account_id"] = str(self.world.team)
@@ -229,7 +229,7 @@ class Runs(RuleBasedStateMachine):
         worker = self.pick_worker(which)
         self.world.run(worker.stream() if streams else worker.beat())
 
-    @rule(seed=SEEDS, moves=st.integers(1, 25))
+    @rule(seed=SEEDS, moves=st.integers(1, 40))
     def day(self, seed: int, moves: int) -> None:
         """Many moves, all equally likely: Hypothesis by itself likes to repeat itself and comes less far."""
         rng = Random(seed)

@@ -181,6 +181,7 @@ def _check_place(run: Row, now: Snapshot) -> None:
         assert run["held_for"] is None, "a run that does not queue has a place in the queue"
     elif run["held_for"] is None:
         assert run["available_at"] != "infinity", "nothing wakes this run"
+        assert run["available_at"] > run["updated_at"], "a run that waits for no time has lost its turn"
     elif run["held_for"] > 0:
         slot = now.slots[run["held_for"]]
         assert slot["id"] in run["slot_ids"]

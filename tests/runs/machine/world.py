@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 CREDITS = {"alice": 50_000_000, "bob": 1_300_000, "carol": 50_000_000}
 TEAM_CREDITS = 20_000_000
-A_MINUTE = 4  # creates and starts that Carol's tier lets in a minute
+A_MINUTE = 2  # creates and starts that Carol's tier lets in a minute
 TIERS = {"alice": "three", "bob": "two", "carol": "slow", "team": "two"}
 _TIERS = f"""
 insert into private.tiers values ('two', 2, 1, 1000, 1000, 1000), ('three', 3, 4, 1000, 1000, 1000),
