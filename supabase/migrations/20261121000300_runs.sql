@@ -220,7 +220,6 @@ create table public.agent_artifacts (
 comment on table public.agent_artifacts is 'Files that steps produced; the newest artifact_no of a name is current.';
 
 create table public.agent_task_logs (
-  id bigint generated always as identity,
   run_id uuid not null,
   seq bigint not null,
   account_id uuid not null,
@@ -231,7 +230,6 @@ create table public.agent_task_logs (
   primary key (run_id, seq)
 );
 comment on table public.agent_task_logs is 'What a run tells its people: append-only, gap-free by seq, broadcast and published.';
-comment on column public.agent_task_logs.id is 'A number over all runs; the key is (run_id, seq), which keeps inserts cheap.';
 
 create table public.human_requests (
   id uuid primary key default gen_random_uuid(),
@@ -310,7 +308,8 @@ begin
 end $$;
 
 -- The guard: no other move, whoever asks. Its condition is written out from the tables of moves, because a trigger that
--- only fires to refuse costs a step nothing.
+-- only fires to refuse costs a step nothing; and it fires after the update, because before it PostgreSQL would lock the row
+-- first and log that.
 create function private.refuse_move()
   returns trigger language plpgsql set search_path = '' as $$
 begin
@@ -335,7 +334,7 @@ begin
     ) m
     group by m.name
   loop
-    execute format('create trigger guard before update of status on public.%I for each row '
+    execute format('create trigger guard after update of status on public.%I for each row '
       'when (old.status is distinct from new.status and not (%s)) execute function private.refuse_move()',
       v_guard.name, v_guard.moves);
   end loop;

@@ -40,6 +40,8 @@ declare
   v_moves private.advance_move[];
   v_twice boolean;
   v_plain boolean;
+  v_locked boolean := p_batch @? '$.runs[*].status ? (@ != null)';
+  v_written uuid[];
   v_needy boolean;
   v_needy_ids uuid[] := '{}';
   v_got bigint[] := '{}';
@@ -69,38 +71,50 @@ begin
     raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
   end if;
 
-  -- Locked one by one in the order of ids.
-  select array_agg(row(i.run_id, i.status, i.available_in, i.output, i.error, i.new_steps, i.completed, i.in_flight,
-      i.charge, i.released, i.wanted, i.lines, coalesce(i.decision_lines, 0),
-      r.account_id, r.status, r.revision, r.stop_requested_at is not null, r.pause_requested_at is not null, r.log_seq,
-      r.broadcast_seq, r.broadcast_at, r.slot_ids, r.credits_held, r.credits_spent,
-      r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge),
-      coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false),
-      d.due)::private.advance_move),
-    bool_or(i.times > 1),
-    bool_and(i.status is null and r.stop_requested_at is null and r.pause_requested_at is null),
-    array_agg(r.id), array_agg(r.account_id), array_agg(r.revision + 1), array_agg(r.log_seq),
-    array_agg(r.id) filter (where d.due), array_agg(r.broadcast_seq) filter (where d.due),
-    array_agg(r.id) filter (where not d.due and r.log_seq + i.lines > r.broadcast_seq),
-    bool_or(i.wanted > 0 and (
-      r.credits_reserved - i.released + i.wanted > r.credits_held - i.charge
-      or coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false)))
-    into v_moves, v_twice, v_plain, v_won, v_accounts, v_revisions, v_base, v_told, v_told_from, v_unsent, v_needy
-    from (
-      select x.*, count(*) over (partition by x.run_id) as times
-      from jsonb_to_recordset(p_batch -> 'runs') as x (
-        run_id uuid, lease_id uuid, revision bigint, status public.run_status, available_in double precision,
-        output jsonb, error jsonb, new_steps integer, completed boolean, in_flight integer, charge bigint,
-        released bigint, wanted bigint, lines integer, decision_lines integer)
-      order by x.run_id
-    ) i
-    cross join lateral (select * from public.agent_runs q where q.id = i.run_id for update) r
-    cross join lateral (
-      -- At once, then at most every 100 ms.
-      select r.log_seq + i.lines > r.broadcast_seq
-        and (r.broadcast_at is null or v_now - r.broadcast_at >= interval '100 milliseconds') as due
-    ) d
-    where r.lease_id = i.lease_id and r.revision = i.revision;
+  -- A batch in which no run changes its status is read without a lock: the update checks the revision, and every
+  -- transition raises that. The others are locked first, in the order of ids; and what seemed plain and is not, too.
+  loop
+    if v_locked then
+      perform 1 from public.agent_runs r
+        where r.id = any (array(
+          select x.run_id from jsonb_to_recordset(p_batch -> 'runs') as x (run_id uuid)))
+        order by r.id for update;
+    end if;
+    select array_agg(row(i.run_id, i.status, i.available_in, i.output, i.error, i.new_steps, i.completed, i.in_flight,
+        i.charge, i.released, i.wanted, i.lines, coalesce(i.decision_lines, 0),
+        r.account_id, r.status, r.revision, r.stop_requested_at is not null, r.pause_requested_at is not null, r.log_seq,
+        r.broadcast_seq, r.broadcast_at, r.slot_ids, r.credits_held, r.credits_spent,
+        r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge),
+        coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false),
+        d.due)::private.advance_move),
+      bool_or(i.times > 1),
+      bool_and(i.status is null and r.stop_requested_at is null and r.pause_requested_at is null),
+      array_agg(r.id), array_agg(r.account_id), array_agg(r.revision + 1), array_agg(r.log_seq),
+      array_agg(r.id) filter (where d.due), array_agg(r.broadcast_seq) filter (where d.due),
+      array_agg(r.id) filter (where not d.due and r.log_seq + i.lines > r.broadcast_seq),
+      bool_or(i.wanted > 0 and (
+        r.credits_reserved - i.released + i.wanted > r.credits_held - i.charge
+        or coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false)))
+      into v_moves, v_twice, v_plain, v_won, v_accounts, v_revisions, v_base, v_told, v_told_from, v_unsent, v_needy
+      from (
+        select x.*, count(*) over (partition by x.run_id) as times
+        from jsonb_to_recordset(p_batch -> 'runs') as x (
+          run_id uuid, lease_id uuid, revision bigint, status public.run_status, available_in double precision,
+          output jsonb, error jsonb, new_steps integer, completed boolean, in_flight integer, charge bigint,
+          released bigint, wanted bigint, lines integer, decision_lines integer)
+        order by x.run_id
+      ) i
+      join public.agent_runs r on r.id = i.run_id
+      cross join lateral (
+        -- At once, then at most every 100 ms.
+        select r.log_seq + i.lines > r.broadcast_seq
+          and (r.broadcast_at is null or v_now - r.broadcast_at >= interval '100 milliseconds') as due
+      ) d
+      where r.lease_id = i.lease_id and r.revision = i.revision;
+    v_plain := v_plain and not v_needy;
+    exit when v_locked or v_plain or v_moves is null;
+    v_locked := true;
+  end loop;
   if v_twice then
     raise exception 'A batch names each run once' using errcode = 'RUN12';
   end if;
@@ -109,22 +123,34 @@ begin
       from private.find_credits(v_moves) c;
   end if;
 
-  if v_plain and not v_needy then
+  if v_plain then
     -- What most calls are: runs that take a step further and stay as they are.
-    update public.agent_runs r set
-      revision = r.revision + 1,
-      updated_at = v_now,
-      step_count = r.step_count + m.new_steps,
-      attempt = case when m.completed then 0 else r.attempt end,
-      credits_held = r.credits_held - m.charge,
-      credits_spent = r.credits_spent + m.charge,
-      credits_reserved = r.credits_reserved - m.released + m.wanted,
-      log_seq = r.log_seq + m.lines,
-      broadcast_seq = case when m.due then r.log_seq + m.lines else r.broadcast_seq end,
-      broadcast_at = case when m.due then v_now else r.broadcast_at end,
-      lease_expires_at = v_expires
-      from unnest(v_moves) m
-      where r.id = m.id;
+    with written as (
+      update public.agent_runs r set
+        revision = r.revision + 1,
+        updated_at = v_now,
+        step_count = r.step_count + m.new_steps,
+        attempt = case when m.completed then 0 else r.attempt end,
+        credits_held = r.credits_held - m.charge,
+        credits_spent = r.credits_spent + m.charge,
+        credits_reserved = r.credits_reserved - m.released + m.wanted,
+        log_seq = r.log_seq + m.lines,
+        broadcast_seq = case when m.due then r.log_seq + m.lines else r.broadcast_seq end,
+        broadcast_at = case when m.due then v_now else r.broadcast_at end,
+        lease_expires_at = v_expires
+        from unnest(v_moves) m
+        where r.id = m.id and r.revision = m.revision
+        returning r.id
+    )
+    select array_agg(w.id) into v_written from written w;
+    if v_written is null or cardinality(v_written) < cardinality(v_won) then
+      -- Somebody was faster since they were read: those have lost.
+      select array_agg(m.id), array_agg(m.account_id), array_agg(m.revision + 1), array_agg(m.log_seq),
+          array_agg(m.id) filter (where m.due), array_agg(m.broadcast_seq) filter (where m.due),
+          array_agg(m.id) filter (where not m.due and m.log_seq + m.lines > m.broadcast_seq)
+        into v_won, v_accounts, v_revisions, v_base, v_told, v_told_from, v_unsent
+        from unnest(v_moves) m where m.id = any (v_written);
+    end if;
   elsif v_moves is not null then
     with move as materialized (
       select m.*, w.target, m.id = any (v_short) as is_short,

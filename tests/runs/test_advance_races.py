@@ -1,0 +1,75 @@
+"""Races between an advance that reads without a lock and somebody who writes meanwhile: made, not hoped for."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from shared.runs.models import NewLog, Records, RunView
+from shared.runs.status import RunStatus, StepStatus
+from shared.runs.store import Advance, FinishStep, RunStore, StartStep
+from tests.runs.engines import steps
+from tests.support.runs import Person, claim, connect, log_lines, run_row, step_rows, until_lock_wait
+
+
+def started(view: RunView) -> Advance:
+    assert view.run.lease_id is not None
+    start = StartStep(1, uuid4(), steps(1)[0])
+    return Advance(view.run.id, view.run.lease_id, view.run.revision, start=(start,), status=RunStatus.EXECUTING)
+
+
+def further(view: RunView, revision: int) -> Advance:
+    """Step 1 is done and step 2 begins: the run stays as it is, so nothing is locked before the update."""
+    assert view.run.lease_id is not None
+    done = FinishStep(1, 1, StepStatus.COMPLETED, output={}, records=Records(logs=(NewLog("info", "done"),)))
+    start = StartStep(2, uuid4(), steps(2)[1])
+    return Advance(view.run.id, view.run.lease_id, revision, finish=(done,), start=(start,))
+
+
+async def test_a_run_that_was_written_between_reading_and_updating_has_lost_and_the_others_win(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    for _ in range(3):
+        await person.queue()
+    views = (await claim(store)).views
+    answers = await store.advance([started(view) for view in views], lease_seconds=15)
+    items = [further(view, answers[view.run.id].revision) for view in views]
+    overtaken = views[1].run.id
+
+    async with connect(database_url) as rival:
+        async with rival.transaction():
+            await rival.execute("update public.agent_runs set revision = revision + 1 where id = %s", [overtaken])
+            advancing = asyncio.create_task(store.advance(items, lease_seconds=15))
+            await until_lock_wait(database_url, "runbase")
+        committed = await advancing
+
+    assert {run_id: answer.won for run_id, answer in committed.items()} == {
+        view.run.id: view.run.id != overtaken for view in views
+    }
+    assert [step["status"] for step in await step_rows(database_url, overtaken)] == ["running"]
+    assert "done" not in [message for _, _, message in await log_lines(database_url, overtaken)]
+    for view in views:
+        if view.run.id != overtaken:
+            assert [step["status"] for step in await step_rows(database_url, view.run.id)] == ["completed", "running"]
+            row = await run_row(database_url, view.run.id)
+            seqs = [seq for seq, _, _ in await log_lines(database_url, view.run.id)]
+            assert seqs == list(range(1, row["log_seq"] + 1))
+
+
+async def test_a_batch_of_which_every_run_was_overtaken_writes_nothing(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    await person.queue()
+    view = (await claim(store)).views[0]
+    revision = (await store.advance([started(view)], lease_seconds=15))[view.run.id].revision
+
+    async with connect(database_url) as rival:
+        async with rival.transaction():
+            await rival.execute("update public.agent_runs set revision = revision + 1 where id = %s", [view.run.id])
+            advancing = asyncio.create_task(store.advance([further(view, revision)], lease_seconds=15))
+            await until_lock_wait(database_url, "runbase")
+        answer = (await advancing)[view.run.id]
+
+    assert not answer.won
+    assert answer.lease_id == view.run.lease_id
+    assert [step["status"] for step in await step_rows(database_url, view.run.id)] == ["running"]
