@@ -501,6 +501,7 @@ declare
   v_next double precision;
   v_expired uuid[];
   v_suspect boolean;
+  v_suspects uuid[];
 begin
   if p_limit not between 0 and 100 then
     raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
@@ -555,6 +556,12 @@ begin
   if v_ids is not null then
     perform setval('private.fair_time', v_tag) where v_tag > (select last_value from private.fair_time);
     v_ids := private.prefer_by_priority(v_ids, p_engines);
+    -- A suspect that was given back before it came a step further is still one.
+    v_suspects := array(select r.id from public.agent_runs r where r.id = any (v_ids) and r.attempt > 1);
+    if cardinality(v_suspects) > 0 then
+      v_ids := case when v_expired is null then v_suspects[1:1]
+        else array(select u.id from unnest(v_ids) as u (id) where u.id <> all (v_suspects)) end;
+    end if;
     -- The line goes out with the first advance, which follows at once, or with the worker's tick.
     with claimed as (
       update public.agent_runs r

@@ -35,6 +35,7 @@ MAX_RUNS = 10
 NAMES = ("alice", "bob", "carol")
 PACES = {"w1": 1.0, "w2": 0.0, "w3": 3.0}  # of the workers' own clocks: right, standing still, fast
 TROUBLES: tuple[Fate, ...] = ("heard", "heard", "heard", "unheard", "twice", "divided", "refused")
+FIRST_DAY = 25  # moves that every example begins with
 TIERS = ("one", "two", "three")
 PEOPLE = st.sampled_from(NAMES)
 WORKERS = st.sampled_from([*PACES])
@@ -59,13 +60,16 @@ class Runs(RuleBasedStateMachine):
     @initialize(
         whose=st.lists(st.tuples(PEOPLE, SEEDS), min_size=3, max_size=6),
         shifts=st.lists(st.tuples(WORKERS, SEEDS, st.integers(1, 6)), max_size=2),
+        first_day=SEEDS,
     )
-    def begin(self, whose: list[tuple[str, int]], shifts: list[tuple[str, int, int]]) -> None:
+    def begin(self, whose: list[tuple[str, int]], shifts: list[tuple[str, int, int]], first_day: int) -> None:
         self.world.run(self.world.reset())
         for who, seed in whose:
             self.deliver(who, 1, "create_run", json.dumps(self.request(who, Random(seed), autostart=True)))
         for name, seed, rounds in shifts:
             self.work_for(name, seed, rounds)
+        self._holds()
+        self.day(first_day, FIRST_DAY)
 
     @invariant()
     def _holds(self) -> None:

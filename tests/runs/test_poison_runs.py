@@ -7,6 +7,8 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+from shared.runs.store import RunStore
+from tests.runs.queueing import take
 from tests.runs.test_kills import worker_process
 from tests.support.clock import shift_clock
 from tests.support.runs import Person, assert_books_balance, connect, run_row, step_rows, until_status
@@ -50,3 +52,20 @@ async def test_a_run_that_kills_its_worker_each_time_fails_as_poison_and_leaves_
     performed = Counter(line.split()[0] for line in calls.read_text().splitlines())
     assert performed["s1"] >= len(rows) + 1
     await assert_books_balance(database_url, person.id)
+
+
+async def test_a_suspect_that_is_given_back_is_still_handed_out_alone(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    """Giving it back in order clears nothing: it has not come a step further."""
+    suspect = await person.queue()
+    async with connect(database_url) as connection:
+        for _ in range(2):
+            await take(store)
+            await shift_clock(connection, seconds=16)
+    lost_twice = (await take(store))[suspect]
+    others = {await person.queue() for _ in range(3)}
+    await lost_twice.give_back()
+
+    assert list(await take(store)) == [suspect]
+    assert set(await take(store)) == others
