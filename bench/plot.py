@@ -116,8 +116,8 @@ def _claim(panel: Axes, figures: Any) -> None:
         _line(panel, [row["queued"] for row in rows], [row["claim"]["p50"] for row in rows], color, label)
     panel.set_xlabel("queued runs", fontsize=9)
     panel.set_ylabel("milliseconds, p50", fontsize=9)
-    _head(panel, "A claim of ten runs", "with its commit, by how many runs are queued")
-    panel.legend(fontsize=8.5, frameon=False, loc="lower right")
+    _head(panel, "A claim of ten runs", "without its commit, by how many runs are queued")
+    panel.legend(fontsize=8.5, frameon=False, loc="best")
 
 
 def _growth(panel: Axes, figures: Any) -> None:

@@ -72,7 +72,8 @@ async def followed(visitor: Visitor, *, steps: int, seconds: float) -> Lateness:
     created = await visitor.client.rpc("create_run", {"p_request": request}).execute()
     run_id = str(created.data["run_id"])
     late = Lateness()
-    ended, joined = asyncio.Event(), asyncio.Event()
+    ended = asyncio.Event()
+    joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hear(message: BroadcastPayload) -> None:
         now = time.time()
@@ -81,15 +82,18 @@ async def followed(visitor: Visitor, *, steps: int, seconds: float) -> Lateness:
             ended.set()
 
     def hear_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
-        if state != RealtimeSubscribeStates.SUBSCRIBED:
-            raise RuntimeError(f"Realtime refused the subscription: {state} {error}")
-        joined.set()
+        if joined.done():
+            return  # it is closed at the end
+        if state == RealtimeSubscribeStates.SUBSCRIBED:
+            joined.set_result(None)
+        else:
+            joined.set_exception(RuntimeError(f"Realtime refused the subscription: {state} {error}"))
 
     channel = visitor.client.channel(f"run:{run_id}", {"config": {"private": True}})  # type: ignore[typeddict-item]
     channel.on_broadcast("log", hear)
     await channel.subscribe(hear_state)
     async with asyncio.timeout(JOIN_SECONDS):
-        await joined.wait()
+        await joined
     async with asyncio.timeout(JOIN_SECONDS + 3 * steps * seconds), asyncio.TaskGroup() as group:
         group.create_task(_stream(visitor, run_id, late))
         await visitor.client.rpc("start_run", {"p_run_id": run_id}).execute()

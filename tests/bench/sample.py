@@ -56,6 +56,7 @@ SAMPLE: Results = {
                     "queued": queued,
                     "accounts": accounts,
                     "claim": of(2.0),
+                    "commit": of(1.0),
                     "pick": of(0.5),
                     "view": of(0.5),
                     "end": of(3.0),
