@@ -1,7 +1,7 @@
 """How long a claim of ten runs takes, however many are queued, and what a newcomer waits for behind a crowd.
 
-A claim is timed as a worker makes it, its commit apart. Its runs are ended and as many queued before the next one, so the
-queue keeps its length and places are handed on in between.
+A claim is timed as a worker makes it, its commit apart. Its runs are ended and as many queued before the next one, so
+the queue keeps its length and places are handed on in between.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Row(TypedDict):
     """Claims at one length of the queue, in milliseconds.
 
     `claim` is the call as a client sees it. Of it, by the server's clock, `pick` sweeps, picks ten and leases them, and
-    `view` reads them for the worker. `commit` writes the WAL out: the more the wider the ten are scattered, for behind a
-    checkpoint every page that changes is written whole. `end` is the call that ends the ten and hands on their places,
-    with its commit.
+    `view` reads them for the worker. `commit` writes the WAL out: the more the wider the ten are scattered, for behind
+    a checkpoint every page that changes is written whole. `end` is the call that ends the ten and hands on their
+    places, with its commit.
     """
 
     queued: int
