@@ -28,7 +28,7 @@ from tests.runs.machine.worker import Fate, Provider, VirtualWorker
 from tests.runs.machine.world import A_MINUTE, Refused, World
 
 SEARCH = "RUNBASE_MACHINE_EXAMPLES" in os.environ
-EXAMPLES = int(os.environ.get("RUNBASE_MACHINE_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("RUNBASE_MACHINE_EXAMPLES", "24"))
 STEPS = int(os.environ.get("RUNBASE_MACHINE_STEPS", "15"))
 MAX_RUNS = 10
 

@@ -41,6 +41,11 @@ select jsonb_build_object(
     from private.slots s),
   'now', private.clock())
 """
+# What may change while the revision stays: the lease's time, marks, what is broadcast, and a run's place in the queue.
+_PASSING = {
+    "lease_expires_at", "stop_requested_at", "pause_requested_at", "broadcast_seq", "broadcast_at", "stray_deltas",
+    "held_for", "fair_tag", "slot_ids",
+}  # fmt: skip
 ENDS = ("completed", "failed", "cancelled", "timeout")
 LEASED = ("planning", "executing")
 
@@ -104,6 +109,8 @@ class History:
             _check_account(account, now)
         for slot in now.slots.values():
             _check_slot(slot, now, self.before)
+        if self.before is not None:
+            _check_revisions(self.before, now)
         self.before = now
 
     def _check_promises(self, row: Row) -> None:
@@ -114,6 +121,20 @@ class History:
             assert ended or row["status"] == "paused" or (leased and row["pause_requested_at"]), (
                 "a run was to pause, and nobody knows any more"
             )
+
+
+def _check_revisions(before: Snapshot, now: Snapshot) -> None:
+    """Whoever remembers a revision knows what stands in the rows as long as it is the same."""
+    same = set[str]()
+    for run_id, was in before.runs.items():
+        run = now.runs[run_id]
+        assert run["revision"] >= was["revision"], "a revision came back"
+        if run["revision"] == was["revision"]:
+            same.add(run_id)
+            changed = {name for name in run.keys() - _PASSING if run[name] != was[name]}
+            assert not changed, f"{changed} changed behind the revision"
+    known = {key: step for key, step in before.steps.items() if key[0] in same}
+    assert known == {key: step for key, step in now.steps.items() if key[0] in same}, "a step changed behind it"
 
 
 def _check_step(step: Row, run: Row) -> None:
