@@ -90,6 +90,7 @@ class Execution:
         self._uncommitted: list[StepResult] = []
         self._committing = False
         self._occupied = False
+        self._looked_at = self._loop.time()
         self._short = False
         self._lost = False
 
@@ -112,16 +113,27 @@ class Execution:
                 if self._lost:
                     return None
                 if item is None:
-                    await self._woken.wait()
+                    await self._wait()
                     continue
                 left = await self._commit(self._with_snapshot(item))
                 if left is not None:
                     return left.status if left.won else None
                 if self._occupied:
-                    await self._woken.wait()  # all that could start has started: only a result or a request is news
+                    await self._wait()  # all that could start has started: only a result, a request or a time is news
         finally:
             alarm.cancel()
             await self._steps.interrupt()
+
+    async def _wait(self) -> None:
+        """Until a step has ended, somebody asks for something, or a waiting step is due."""
+        # What was due at the last look and was not started (for want of credits, say) waits for other news.
+        due = self._steps.next_due(after=self._looked_at)
+        alarm = None if due is None else self._loop.call_at(due, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
 
     # -- what comes next ------------------------------------------------------------------------------------------
 
@@ -150,6 +162,8 @@ class Execution:
             return await self._end(RunStatus.TIMEOUT, StepError("deadline", "The run reached its deadline"))
         if self.signals.pause or self.signals.give_back:
             return await self._let_go()
+        self._looked_at = self._loop.time()
+        self._steps.end_timers()
         finished = self._take_finished()
         return await self._decided(self._engine.decide(self._state), finished)
 

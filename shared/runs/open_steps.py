@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from math import inf
 from typing import Any, Final
 
 from shared.runs.backoff import backoff_seconds
@@ -61,6 +62,21 @@ class OpenSteps:
         """Seconds until a waiting step is due; infinity until an event."""
         return self._due_at[step.step_no] - self._loop.time()
 
+    def next_due(self, *, after: float) -> float | None:
+        """When, by the loop's clock, the first waiting step is due that was not `after`; None: none ever will be."""
+        if len(self._recorded) == len(self._tasks):
+            return None
+        first = min((due for step in self.waiting() if (due := self._due_at[step.step_no]) > after), default=inf)
+        return None if first == inf else first
+
+    def end_timers(self) -> None:
+        """Give the timers that are due their outcome."""
+        if len(self._recorded) == len(self._tasks):
+            return
+        for step in self.waiting():
+            if step.waits_for == "timer" and step.step_no not in self._outcomes and self.due_in(step) <= 0:
+                self._outcomes[step.step_no] = (step, Done())
+
     def due(self) -> list[Step]:
         """Pending steps whose next try is due."""
         if len(self._recorded) == len(self._tasks):
@@ -91,11 +107,9 @@ class OpenSteps:
         number = step.step_no
         if step.status is not StepStatus.RUNNING or number in self._tasks or number in self._outcomes:
             return
-        if step.waits_for == "timer" and self.due_in(step) <= 0:
-            self._outcomes[number] = (step, Done())
-        elif step.waits_for is not None:
+        if step.waits_for is not None:
             return
-        elif step.effect == "effectful" and (first or (number, step.attempt) in self._cut):
+        if step.effect == "effectful" and (first or (number, step.attempt) in self._cut):
             self._outcomes[number] = (step, Failed(unknown_outcome(step)))
         else:
             # Later under the same lease it never began: only the reply to our own start was lost.

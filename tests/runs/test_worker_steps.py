@@ -9,7 +9,7 @@ import pytest
 
 from shared.direct_database import DirectDatabase
 from shared.errors import UpstreamBusy, UpstreamRefused
-from shared.runs.engine import Done, Outcome, StepContext
+from shared.runs.engine import Done, Outcome, StepContext, Waiting
 from shared.runs.models import Step
 from tests.runs.engines import ListEngine, forever, steps
 from tests.runs.working import (
@@ -48,6 +48,49 @@ async def test_ready_steps_of_one_run_are_performed_in_parallel(database: Direct
         return Done({"key": step.key})
 
     worker = await work_off(database, ListEngine(steps(3), meet, width=3))
+
+    assert worker.left == {"completed": 1}
+
+
+async def test_a_step_is_tried_again_while_another_one_is_still_being_performed(
+    database: DirectDatabase, person: Person
+) -> None:
+    """The first step ends only after the second has succeeded at its second try, which nobody but time wakes."""
+    await person.queue()
+    succeeded = asyncio.Event()
+
+    async def first_waits_for_second(step: Step, ctx: StepContext) -> Outcome:
+        del ctx
+        if step.step_no == 1:
+            await succeeded.wait()
+        elif step.attempt == 1:
+            raise UpstreamBusy("The provider is busy", retry_after_seconds=0.05)
+        else:
+            succeeded.set()
+        return Done()
+
+    worker = await work_off(database, ListEngine(steps(2), first_waits_for_second, width=2))
+
+    assert worker.left == {"completed": 1}
+
+
+async def test_a_timer_ends_while_another_step_is_still_being_performed(
+    database: DirectDatabase, person: Person
+) -> None:
+    await person.queue()
+    third = asyncio.Event()
+
+    async def first_waits_for_third(step: Step, ctx: StepContext) -> Outcome:
+        del ctx
+        if step.step_no == 1:
+            await third.wait()
+        elif step.step_no == 2:
+            return Waiting(0.05)
+        else:
+            third.set()
+        return Done()
+
+    worker = await work_off(database, ListEngine(steps(3), first_waits_for_third, width=2))
 
     assert worker.left == {"completed": 1}
 
