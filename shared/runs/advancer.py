@@ -1,4 +1,4 @@
-"""Group commit: while one `advance_runs` call is in flight, everything that finishes meanwhile goes into the next.
+"""Group commit: while an `advance_runs` call is in flight, everything that finishes meanwhile goes into the next.
 
 A busy worker so commits many runs a call and an idle one never waits. A call that failed may be repeated, whatever
 became of it: the fence lets an item win once, and a repeat loses by the revision. So a database that is away is asked
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +25,10 @@ from shared.runs.text import json_bytes
 log = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 100  # items a call
+CALLS: Final = 2  # in flight: what one group of runs does between two calls overlaps with the other group's call
+MIN_SHARE: Final = (
+    25  # runs: under twice as many, a call's own cost outweighs what overlaps (measured at 10 and at 100)
+)
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024  # of results; one item may be larger, and then goes alone
 PARTS: Final = 10  # of a call that is divided: two divisions single out one item of a hundred
 TRIES: Final = 3  # in a row that lose their connection, before somebody in the call is suspected of it
@@ -48,13 +52,16 @@ class Waiting:
 
 
 class Advancer:
-    """Commits transitions of many runs, one call at a time. Run `serve` beside the executions that `submit`."""
+    """Commits transitions of many runs, few calls at a time. Run `serve` beside the executions that `submit`."""
 
-    def __init__(self, store: RunStore, *, lease_seconds: float) -> None:
+    def __init__(self, store: RunStore, *, lease_seconds: float, runs: Callable[[], int]) -> None:
+        """`runs` counts the runs that submit, each one item at a time."""
         self._store = store
+        self._runs = runs
         self._lease_seconds = lease_seconds
         self._waiting: list[Waiting] = []
         self._arrived = asyncio.Event()
+        self._calls = 0
         self._aside: asyncio.Queue[Waiting] = asyncio.Queue()
 
     async def submit(self, item: Advance) -> Advanced:
@@ -74,10 +81,22 @@ class Advancer:
             group.create_task(self._serve_aside())
             while True:
                 await self._arrived.wait()
-                batch, self._waiting = _next_batch(self._waiting)
-                if not self._waiting:
-                    self._arrived.clear()
-                await self._commit(batch)
+                self._arrived.clear()
+                while self._waiting and self._may_call():
+                    limit = min(MAX_BATCH, max(MIN_SHARE, -(-self._runs() // CALLS)))
+                    batch, self._waiting = _next_batch(self._waiting, limit=limit)
+                    self._calls += 1
+                    group.create_task(self._call(batch))
+
+    def _may_call(self) -> bool:
+        return self._calls == 0 or (self._calls < CALLS and len(self._waiting) >= MIN_SHARE)
+
+    async def _call(self, batch: Sequence[Waiting]) -> None:
+        try:
+            await self._commit(batch)
+        finally:
+            self._calls -= 1
+            self._arrived.set()
 
     async def _serve_aside(self) -> None:
         """Try the items that are locked or too slow, one by one, beside all others."""
@@ -141,13 +160,13 @@ class Advancer:
             _answer(one, error)
 
 
-def _next_batch(waiting: list[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
+def _next_batch(waiting: list[Waiting], *, limit: int) -> tuple[list[Waiting], list[Waiting]]:
     """The items to commit now, each run once, and those that wait for the next call."""
     batch: dict[RunId, Waiting] = {}
     rest: list[Waiting] = []
     size = 0
     for one in waiting:
-        fits = not batch or (len(batch) < MAX_BATCH and size + one.size <= MAX_BATCH_BYTES)
+        fits = not batch or (len(batch) < limit and size + one.size <= MAX_BATCH_BYTES)
         if fits and one.item.run_id not in batch:
             batch[one.item.run_id] = one
             size += one.size

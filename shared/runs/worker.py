@@ -88,7 +88,7 @@ class Worker:
         self._executions: dict[RunId, Execution] = {}
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._advancer = Advancer(store, lease_seconds=self.options.lease_seconds)
+        self._advancer = Advancer(store, lease_seconds=self.options.lease_seconds, runs=lambda: len(self._executions))
         self._deltas = Deltas()
         self._unsent: set[RunId] = set()
         self._suspects: set[RunId] = set()
