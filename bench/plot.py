@@ -50,6 +50,7 @@ def draw(results: Results, path: Path) -> Path:
             draw_panel(panel, results["measurements"][name])
         else:
             _head(panel, name.capitalize(), "not measured")
+            panel.axis("off")
     figure.savefig(path, metadata={"Software": None})
     return path
 

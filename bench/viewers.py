@@ -43,10 +43,19 @@ class Visitor:
 
 @dataclass(slots=True)
 class Lateness:
-    """Of each line, in milliseconds."""
+    """Of each line by its seq, in milliseconds, when it first came; and how many came again."""
 
-    realtime: list[float] = field(default_factory=list)
-    sse: list[float] = field(default_factory=list)
+    realtime: dict[int, float] = field(default_factory=dict)
+    sse: dict[int, float] = field(default_factory=dict)
+    repeated: int = 0
+
+    def heard(self, way: dict[int, float], line: Mapping[str, Any]) -> None:
+        """Take note of a line that has just come one way or the other."""
+        if line["log_type"] != MEASURED:
+            return
+        late = time.time() - datetime.fromisoformat(line["created_at"]).timestamp()
+        self.repeated += line["seq"] in way
+        way.setdefault(line["seq"], late * 1000)
 
 
 @asynccontextmanager
@@ -76,8 +85,8 @@ async def followed(visitor: Visitor, *, steps: int, seconds: float) -> Lateness:
     joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def hear(message: BroadcastPayload) -> None:
-        now = time.time()
-        late.realtime += [_late(line, now) for line in message["payload"]["lines"] if line["log_type"] == MEASURED]
+        for line in message["payload"]["lines"]:
+            late.heard(late.realtime, line)
         if message["payload"]["status"] == "completed":
             ended.set()
 
@@ -121,10 +130,6 @@ async def _stream(visitor: Visitor, run_id: str, late: Lateness) -> None:
                     elif name == "event":
                         event = value
                     elif name == "data" and event == MEASURED:
-                        late.sse.append(_late(json.loads(value), time.time()))
+                        late.heard(late.sse, json.loads(value))
                     elif name == "data" and event == "done":
                         return
-
-
-def _late(line: Mapping[str, Any], now: float) -> float:
-    return (now - datetime.fromisoformat(line["created_at"]).timestamp()) * 1000

@@ -46,6 +46,7 @@ SAMPLE: Results = {
         "latency": {
             "machine": MACHINE,
             "ms": {name: of(budget["ms"] / 2) for name, budget in latency.BUDGETS.items()},
+            "repeated": 0,
             "imports": {"agent_logs": {"ms": 200.0, "sdks": []}},
         },
         "claim": {

@@ -21,6 +21,7 @@ from bench.far import far
 from bench.full_queue import PLACES, assert_places, fill, queue_more
 from bench.results import Results, all_measured, read, write
 from bench.spread import Limit, sentences, spread
+from bench.viewers import Lateness
 from tests.bench.sample import SAMPLE
 from tests.support.database import TestServer
 
@@ -79,7 +80,7 @@ def test_figures_that_came_back_from_json_are_shown(name: str) -> None:
 
 
 def test_a_slow_start_a_slow_import_and_a_model_sdk_are_missed_budgets() -> None:
-    figures = changed("latency")
+    figures = changed("latency", repeated=3)
     figures["ms"][latency.START]["p50"] = 26.0
     del figures["ms"][latency.SSE]
     figures["imports"] = {
@@ -90,9 +91,20 @@ def test_a_slow_start_a_slow_import_and_a_model_sdk_are_missed_budgets() -> None
     assert latency.missed(figures) == [
         "queued -> first step running, p50: at most 25 ms, found 26",
         "log line -> SSE event, p95: at most 300 ms, not measured",
+        "log lines that came again: at most 0, found 3",
         "import of agent_logs: at most 400 ms, found 450",
         "model SDKs that agent_logs imports: at most 0, found 1",
     ]
+
+
+def test_a_line_that_comes_again_is_counted_and_as_late_as_it_first_was() -> None:
+    late = Lateness()
+    for seq in (1, 2, 2):
+        late.heard(late.realtime, {"seq": seq, "log_type": "info", "created_at": "2026-01-01T00:00:00+00:00"})
+    late.heard(late.realtime, {"seq": 3, "log_type": "state_transition"})
+
+    assert list(late.realtime) == [1, 2]
+    assert late.repeated == 1
 
 
 def test_a_claim_that_grows_with_the_queue_is_a_missed_budget() -> None:
