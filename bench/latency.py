@@ -196,7 +196,7 @@ def _functions() -> list[Path]:
 
 
 def _import(function: str, times: int) -> Import:
-    """By the module's own import, without the start of the interpreter. Its bytecode is compiled before, as deployed."""
+    """By the module's own import, without the start of the interpreter; its bytecode is compiled before."""
     code = (
         "import json, sys, time; start = time.perf_counter(); "
         f"import functions.{function}.app; ms = (time.perf_counter() - start) * 1000; "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import latency
+from bench.machine import described
 from bench.results import Results
 
 if TYPE_CHECKING:
@@ -51,8 +52,19 @@ def draw(results: Results, path: Path) -> Path:
         else:
             _head(panel, name.capitalize(), "not measured")
             panel.axis("off")
+    figure.supxlabel(_caption(results), fontsize=8, color=FAINT)
     figure.savefig(path, metadata={"Software": None})
     return path
+
+
+def _caption(results: Results) -> str:
+    """When, on what, and beside what else."""
+    machines = [figures["machine"] for figures in results["measurements"].values()]
+    loads = [float(machine["load before"]) for machine in machines]
+    about = described({name: text for name, text in machines[0].items() if name != "load before"}) if machines else ""
+    load = f"load {min(loads):g} to {max(loads):g} before each measurement" if loads else ""
+    size = "sizes of --quick" if results["quick"] else ""
+    return " · ".join(part for part in (results["ended"], about, load, size) if part)
 
 
 def _throughput(panel: Axes, figures: Any) -> None:
