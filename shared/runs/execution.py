@@ -152,6 +152,9 @@ class Execution:
             return await self._end(RunStatus.FAILED, StepError("internal", "The engine failed by an unexpected error"))
 
     async def _choose(self) -> Advance | None:
+        self._looked_at = self._loop.time()
+        if self._steps.timer_is_due():
+            self.signals.reload = True  # the database says how long it really is
         if self.signals.reload:
             await self._reload()
         if self.signals.stop:
@@ -162,8 +165,6 @@ class Execution:
             return await self._end(RunStatus.TIMEOUT, StepError("deadline", "The run reached its deadline"))
         if self.signals.pause or self.signals.give_back:
             return await self._let_go()
-        self._looked_at = self._loop.time()
-        self._steps.end_timers()
         finished = self._take_finished()
         return await self._decided(self._engine.decide(self._state), finished)
 

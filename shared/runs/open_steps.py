@@ -69,13 +69,14 @@ class OpenSteps:
         first = min((due for step in self.waiting() if (due := self._due_at[step.step_no]) > after), default=inf)
         return None if first == inf else first
 
-    def end_timers(self) -> None:
-        """Give the timers that are due their outcome."""
+    def timer_is_due(self) -> bool:
+        """Whether by this host's clock a timer has ended. Only the database's clock says so for good."""
         if len(self._recorded) == len(self._tasks):
-            return
-        for step in self.waiting():
-            if step.waits_for == "timer" and step.step_no not in self._outcomes and self.due_in(step) <= 0:
-                self._outcomes[step.step_no] = (step, Done())
+            return False
+        return any(
+            step.waits_for == "timer" and step.step_no not in self._outcomes and self.due_in(step) <= 0
+            for step in self.waiting()
+        )
 
     def due(self) -> list[Step]:
         """Pending steps whose next try is due."""
@@ -106,6 +107,9 @@ class OpenSteps:
     def _recover(self, step: Step, *, first: bool) -> None:
         number = step.step_no
         if step.status is not StepStatus.RUNNING or number in self._tasks or number in self._outcomes:
+            return
+        if step.waits_for == "timer" and self.due_in(step) <= 0:
+            self._outcomes[number] = (step, Done())
             return
         if step.waits_for is not None:
             return

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+from enum import Enum
 from typing import Final, TypeVar, cast
+from uuid import UUID
 
 import orjson
 
@@ -39,11 +41,11 @@ def storable(value: Value) -> Value:
         return cast("Value", _storable(value, 0))
     if b"\\u0000" in raw or raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH:
         return cast("Value", _storable(value, 0))
-    # There and back is what a reader of the row will see, and much faster than a walk.
+    # There and back is what JSON keeps of it, and much faster than a walk.
     return cast("Value", orjson.loads(raw))
 
 
-def _storable(value: object, depth: int) -> Json:
+def _storable(value: object, depth: int) -> Json:  # noqa: PLR0911 one return for each kind of value
     if depth > _MAX_DEPTH:
         raise ValueError("JSON is nested more than 64 deep")
     if isinstance(value, str):
@@ -56,8 +58,12 @@ def _storable(value: object, depth: int) -> Json:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {_key(key): _storable(item, depth + 1) for key, item in cast("dict[object, object]", value).items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_storable(item, depth + 1) for item in cast("list[object]", value)]
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Enum):
+        return _storable(value.value, depth + 1)
     raise ValueError(f"{type(value).__name__} is no JSON")
 
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS: Final = 0.2  # deltas at most five a second, tails of log lines soon after their burst
 MAX_CLAIM: Final = 100
 SUSPECT_ATTEMPTS: Final = 2  # a run that lost its worker so often in a row may be what kills it
+SUSPECT_SECONDS: Final = 10.0  # what kills its worker does so soon; a long step must not keep everybody else out
 DEADLINE_MARGIN_SECONDS: Final = 1.0  # kept back of a time budget for the last commits
 
 
@@ -185,7 +186,7 @@ class Worker:
                 return
             if claimed == free > 0:
                 continue  # there may be more
-            await self._rest()
+            await self._rest(claims=free > 0)
 
     async def _claim(self, limit: int) -> int:
         crash_point("before_claim")
@@ -218,6 +219,7 @@ class Worker:
             if view.run.attempt >= SUSPECT_ATTEMPTS:
                 log.warning("run.suspect run_id=%s attempt=%d", view.run.id, view.run.attempt)
                 self._suspects.add(view.run.id)
+                loop.call_later(SUSPECT_SECONDS, self._cleared, view.run.id)
             execution = Execution(view, self._engines[view.run.engine], self)
             self._executions[view.run.id] = execution
             self._unsent.add(view.run.id)  # the claim's own line
@@ -234,18 +236,18 @@ class Worker:
             await asyncio.gather(old, return_exceptions=True)
 
     def _cleared(self, run_id: RunId) -> None:
-        """A suspect has come further, or is gone: others may be claimed again."""
+        """A suspect has come further, is gone, or has killed nobody so far: others may be claimed again."""
         if run_id in self._suspects:
             self._suspects.discard(run_id)
             self._woken.set()
 
-    async def _rest(self) -> None:
-        """Wait for a wake, a free slot, the next timer or the poll."""
+    async def _rest(self, *, claims: bool) -> None:
+        """Wait for a wake, a free slot, the poll, and if a claim could take it (`claims`) the next timer."""
         now = asyncio.get_running_loop().time()
         pause = self.options.poll_seconds
         if self._failures > 0:
             pause = min(pause, backoff_seconds(self._failures) / 4)
-        elif self._next_due is not None and len(self._executions) < self.options.concurrency:
+        elif self._next_due is not None and claims:
             pause = min(pause, max(0.0, self._next_due - now))
         try:
             async with asyncio.timeout(max(0.0, min(pause, self.seconds_left()))):
@@ -255,13 +257,13 @@ class Worker:
 
     async def _drive(self, execution: Execution) -> None:
         status: RunStatus | None = None
-        full = len(self._executions) >= self.options.concurrency
         try:
             status = await execution.drive()
         except Exception:  # one run's trouble is not the worker's
             # Nothing more can be said about the run: its lease runs out, and another worker tries.
             log.exception("run.abandoned run_id=%s", execution.run_id)
         finally:
+            full = len(self._executions) >= self.options.concurrency
             if self._executions.get(execution.run_id) is execution:
                 del self._executions[execution.run_id]
                 del self._driving[execution.run_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -68,3 +69,15 @@ def test_bounded_metadata_is_within_its_bytes(metadata: dict[str, str], limit: i
 
 def test_a_number_that_json_lacks_becomes_nothing() -> None:
     assert storable({"a": math.inf, "b": [math.nan, 1.5]}) == {"a": None, "b": [None, 1.5]}
+
+
+@pytest.mark.parametrize("count", [1, 100])
+@pytest.mark.parametrize("text", ["plain", "a\x00b", "a\ud800b"])
+def test_what_is_storable_depends_neither_on_size_nor_on_neighbours(count: int, text: str) -> None:
+    """Tuples and ids are taken as JSON has them, also where a long value or a bad character needs the slow way."""
+    run_id = uuid4()
+
+    stored = storable({"rows": [(1, "a")] * count, "id": run_id, "text": text})  # type: ignore[type-var]
+
+    cleaned = text.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")
+    assert stored == {"rows": [[1, "a"]] * count, "id": str(run_id), "text": cleaned}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 from shared.direct_database import DirectDatabase
 from shared.runs.engine import Done, Outcome, StepContext
@@ -122,3 +123,42 @@ async def test_while_the_database_is_away_the_worker_asks_with_pauses(database: 
             await asyncio.sleep(0)
 
     assert counting.calls["claim_runs"] - before <= 1
+
+
+async def test_a_place_that_is_free_again_is_filled_at_once(database: DirectDatabase, person: Person) -> None:
+    """The run that ends was claimed while there was still room; since then the worker has filled up."""
+    gates: dict[UUID, asyncio.Event] = {}
+
+    async def gated(step: Step, ctx: StepContext) -> Outcome:
+        del step
+        await gates.setdefault(ctx.run.id, asyncio.Event()).wait()
+        return Done()
+
+    options = WorkerOptions(concurrency=2, poll_seconds=3600)
+    async with working(database, ListEngine(steps(1), gated), options=options, url=database.url):
+        for begun in (1, 2):
+            await person.queue()
+            await until(lambda begun=begun: reached(gates, begun))
+        await person.queue()
+        gates[next(iter(gates))].set()
+        await until(lambda: reached(gates, 3))
+        for gate in gates.values():
+            gate.set()
+
+
+async def test_a_worker_that_may_not_claim_does_not_wait_for_timers(
+    database: DirectDatabase, store: RunStore, person: Person
+) -> None:
+    """A timer that is overdue must not turn its rest into a spin."""
+    worker = Worker(store, {}, options=WorkerOptions(poll_seconds=0.2))
+    worker._next_due = 0.0
+
+    rested = asyncio.create_task(worker._rest(claims=False))
+    for _ in range(50):
+        await asyncio.sleep(0)
+        assert not rested.done()
+    await rested
+
+
+async def reached(gates: dict[UUID, asyncio.Event], count: int) -> bool:
+    return len(gates) >= count

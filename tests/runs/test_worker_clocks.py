@@ -117,3 +117,22 @@ async def test_a_slow_clock_loses_the_lease_and_nothing_else(person: Person, dat
     assert [attempt for _, attempt, _ in slow.performed + quick.performed] == [1, 2]
     assert (await run_row(database_url, run_id))["credits_spent"] == 0
     await assert_books_balance(database_url, person.id)
+
+
+async def test_a_fast_clock_ends_no_timer_beside_a_step_that_is_being_performed(
+    person: Person, database_url: str
+) -> None:
+    """By the worker's clock five minutes have passed; by the database's one second."""
+
+    async def nap_beside_work(step: Step, ctx: StepContext) -> Outcome:
+        del ctx
+        if step.key == "s1":
+            return Waiting(300.0)
+        await asyncio.to_thread(time.sleep, 1.0)
+        return Done()
+
+    run_id = await person.queue()
+    engine = ListEngine(steps(2, timeout_seconds=86_400.0), nap_beside_work, width=2)
+    await by_wrong_clock(FAST, work_off(database_url, engine, WorkerOptions(heartbeat_seconds=200.0)))
+
+    assert (await run_row(database_url, run_id))["status"] == "queued"
