@@ -41,7 +41,6 @@ declare
   v_twice boolean;
   v_plain boolean;
   v_locked boolean := p_batch @? '$.runs[*].status ? (@ != null)';
-  v_written uuid[];
   v_needy boolean;
   v_needy_ids uuid[] := '{}';
   v_got bigint[] := '{}';
@@ -89,13 +88,10 @@ begin
         d.due)::private.advance_move),
       bool_or(i.times > 1),
       bool_and(i.status is null and r.stop_requested_at is null and r.pause_requested_at is null),
-      array_agg(r.id), array_agg(r.account_id), array_agg(r.revision + 1), array_agg(r.log_seq),
-      array_agg(r.id) filter (where d.due), array_agg(r.broadcast_seq) filter (where d.due),
-      array_agg(r.id) filter (where not d.due and r.log_seq + i.lines > r.broadcast_seq),
       bool_or(i.wanted > 0 and (
         r.credits_reserved - i.released + i.wanted > r.credits_held - i.charge
         or coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false)))
-      into v_moves, v_twice, v_plain, v_won, v_accounts, v_revisions, v_base, v_told, v_told_from, v_unsent, v_needy
+      into v_moves, v_twice, v_plain, v_needy
       from (
         select x.*, count(*) over (partition by x.run_id) as times
         from jsonb_to_recordset(p_batch -> 'runs') as x (
@@ -135,22 +131,21 @@ begin
         credits_spent = r.credits_spent + m.charge,
         credits_reserved = r.credits_reserved - m.released + m.wanted,
         log_seq = r.log_seq + m.lines,
-        broadcast_seq = case when m.due then r.log_seq + m.lines else r.broadcast_seq end,
-        broadcast_at = case when m.due then v_now else r.broadcast_at end,
+        -- Unless the worker's tick was faster: then what is left goes with its next.
+        broadcast_seq = case when m.due and r.broadcast_seq = m.broadcast_seq then r.log_seq + m.lines
+          else r.broadcast_seq end,
+        broadcast_at = case when m.due and r.broadcast_seq = m.broadcast_seq then v_now else r.broadcast_at end,
         lease_expires_at = v_expires
         from unnest(v_moves) m
         where r.id = m.id and r.revision = m.revision
-        returning r.id
+        returning r.id, r.account_id, r.revision, m.log_seq, r.broadcast_at = v_now as told, m.broadcast_seq as told_before,
+          r.log_seq > r.broadcast_seq as unsent
     )
-    select array_agg(w.id) into v_written from written w;
-    if v_written is null or cardinality(v_written) < cardinality(v_won) then
-      -- Somebody was faster since they were read: those have lost.
-      select array_agg(m.id), array_agg(m.account_id), array_agg(m.revision + 1), array_agg(m.log_seq),
-          array_agg(m.id) filter (where m.due), array_agg(m.broadcast_seq) filter (where m.due),
-          array_agg(m.id) filter (where not m.due and m.log_seq + m.lines > m.broadcast_seq)
-        into v_won, v_accounts, v_revisions, v_base, v_told, v_told_from, v_unsent
-        from unnest(v_moves) m where m.id = any (v_written);
-    end if;
+    select array_agg(w.id), array_agg(w.account_id), array_agg(w.revision), array_agg(w.log_seq),
+        array_agg(w.id) filter (where w.told), array_agg(w.told_before) filter (where w.told),
+        array_agg(w.id) filter (where w.unsent)
+      into v_won, v_accounts, v_revisions, v_base, v_told, v_told_from, v_unsent
+      from written w;
   elsif v_moves is not null then
     with move as materialized (
       select m.*, w.target, m.id = any (v_short) as is_short,

@@ -9,6 +9,7 @@ from shared.runs.models import NewLog, Records, RunView
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.store import Advance, FinishStep, RunStore, StartStep
 from tests.runs.engines import steps
+from tests.support.clock import shift_clock
 from tests.support.runs import Person, claim, connect, log_lines, run_row, step_rows, until_lock_wait
 
 
@@ -73,3 +74,39 @@ async def test_a_batch_of_which_every_run_was_overtaken_writes_nothing(
     assert not answer.won
     assert answer.lease_id == view.run.lease_id
     assert [step["status"] for step in await step_rows(database_url, view.run.id)] == ["running"]
+
+
+async def test_a_tick_that_is_faster_than_an_advance_makes_no_line_go_out_twice(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    await person.queue()
+    view = (await claim(store)).views[0]
+    revision = (await store.advance([started(view)], lease_seconds=15))[view.run.id].revision
+    first = (await store.advance([further(view, revision)], lease_seconds=15))[view.run.id]
+    assert first.unsent
+    done = FinishStep(2, 1, StepStatus.COMPLETED, output={}, records=Records(logs=(NewLog("info", "done too"),)))
+    second = Advance(
+        view.run.id,
+        first.lease_id or uuid4(),
+        first.revision,
+        finish=(done,),
+        start=(StartStep(3, uuid4(), steps(3)[2]),),
+    )
+
+    async with connect(database_url) as tick:
+        await shift_clock(tick, seconds=1)
+        async with tick.transaction():
+            await tick.execute("select public.flush_logs(array[%s]::uuid[])", [view.run.id])
+            advancing = asyncio.create_task(store.advance([second], lease_seconds=15))
+            await until_lock_wait(database_url, "runbase")
+        answer = (await advancing)[view.run.id]
+        await tick.execute("select public.flush_logs(array[%s]::uuid[])", [view.run.id])
+        rows = await tick.execute(
+            "select (l ->> 'seq')::integer from realtime.messages m, jsonb_array_elements(m.payload -> 'lines') l"
+            " where m.event = 'log' order by 1"
+        )
+        seqs = [row[0] for row in await rows.fetchall()]
+
+    assert answer.won
+    assert answer.unsent
+    assert seqs == list(range(1, (await run_row(database_url, view.run.id))["log_seq"] + 1))
