@@ -90,6 +90,114 @@ CREATE TYPE public.step_status AS ENUM (
     'cancelled'
 );
 
+CREATE FUNCTION private.clock() RETURNS timestamp with time zone
+    LANGUAGE sql
+    SET search_path TO ''
+    AS $$ select pg_catalog.clock_timestamp() $$;
+
+CREATE TABLE public.agent_runs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    account_id uuid NOT NULL,
+    user_id uuid,
+    agent_id uuid,
+    engine text NOT NULL,
+    status public.run_status DEFAULT 'created'::public.run_status NOT NULL,
+    resumes_as public.run_status DEFAULT 'planning'::public.run_status NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
+    input jsonb DEFAULT '{}'::jsonb NOT NULL,
+    output jsonb,
+    error jsonb,
+    available_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
+    priority smallint DEFAULT 0 NOT NULL,
+    concurrency_key text,
+    concurrency_limit integer,
+    fair_tag bigint,
+    held_for bigint,
+    slot_ids bigint[],
+    started_at timestamp with time zone,
+    paused_at timestamp with time zone,
+    deadline_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    lease_id uuid,
+    lease_owner text,
+    lease_expires_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    max_attempts integer DEFAULT 5 NOT NULL,
+    stop_requested_at timestamp with time zone,
+    pause_requested_at timestamp with time zone,
+    max_steps integer DEFAULT 100 NOT NULL,
+    timeout_seconds integer DEFAULT 3600 NOT NULL,
+    step_count integer DEFAULT 0 NOT NULL,
+    max_credits bigint,
+    credits_held bigint DEFAULT 0 NOT NULL,
+    credits_reserved bigint DEFAULT 0 NOT NULL,
+    credits_spent bigint DEFAULT 0 NOT NULL,
+    log_seq bigint DEFAULT 0 NOT NULL,
+    broadcast_seq bigint DEFAULT 0 NOT NULL,
+    broadcast_at timestamp with time zone,
+    forked_from uuid,
+    fork_step integer,
+    CONSTRAINT agent_runs_concurrency_key_check CHECK (((char_length(concurrency_key) >= 1) AND (char_length(concurrency_key) <= 200))),
+    CONSTRAINT agent_runs_concurrency_limit_check CHECK (((concurrency_limit >= 1) AND (concurrency_limit <= 10000))),
+    CONSTRAINT agent_runs_credits_held_check CHECK ((credits_held >= 0)),
+    CONSTRAINT agent_runs_credits_reserved_check CHECK ((credits_reserved >= 0)),
+    CONSTRAINT agent_runs_credits_spent_check CHECK ((credits_spent >= 0)),
+    CONSTRAINT agent_runs_finished_at_the_end CHECK (((status = ANY (ARRAY['completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status])) = (finished_at IS NOT NULL))),
+    CONSTRAINT agent_runs_in_the_queue CHECK ((((fair_tag IS NULL) = (held_for IS DISTINCT FROM 0)) AND ((held_for IS NULL) OR (status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'executing'::public.run_status]))) AND ((status <> ALL (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) OR (NOT (held_for IS DISTINCT FROM 0))))),
+    CONSTRAINT agent_runs_lease_while_running CHECK ((((status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (lease_owner IS NULL)) AND ((lease_id IS NULL) = (lease_expires_at IS NULL)))),
+    CONSTRAINT agent_runs_limit_has_a_key CHECK (((concurrency_key IS NULL) = (concurrency_limit IS NULL))),
+    CONSTRAINT agent_runs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
+    CONSTRAINT agent_runs_max_credits_check CHECK ((max_credits > 0)),
+    CONSTRAINT agent_runs_max_steps_check CHECK (((max_steps >= 1) AND (max_steps <= 10000))),
+    CONSTRAINT agent_runs_priority_check CHECK (((priority >= '-100'::integer) AND (priority <= 100))),
+    CONSTRAINT agent_runs_resumes_as_check CHECK ((resumes_as = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]))),
+    CONSTRAINT agent_runs_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 604800)))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE public.agent_runs IS 'One execution of any engine. Written by functions only; revision rises with every transition.';
+
+COMMENT ON COLUMN public.agent_runs.resumes_as IS 'What a claim moves a queued run to: planning or executing.';
+
+COMMENT ON COLUMN public.agent_runs.revision IS 'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
+
+COMMENT ON COLUMN public.agent_runs.available_at IS 'A queued run comes up for a place from here on; infinity waits for an event.';
+
+COMMENT ON COLUMN public.agent_runs.priority IS 'Higher goes first among the account''s own runs; it moves nobody else''s.';
+
+COMMENT ON COLUMN public.agent_runs.concurrency_key IS 'At most concurrency_limit runs of the account with this key go on at a time.';
+
+COMMENT ON COLUMN public.agent_runs.fair_tag IS 'Its place in the order of claims: a start-time tag, given with its places. Null while it is held or does not queue.';
+
+COMMENT ON COLUMN public.agent_runs.held_for IS '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
+
+COMMENT ON COLUMN public.agent_runs.slot_ids IS 'The slots it takes a place of: its account''s first, then its agent''s and its key''s.';
+
+COMMENT ON COLUMN public.agent_runs.deadline_at IS 'Set at start, moved by paused time; over it the run ends as timeout.';
+
+COMMENT ON COLUMN public.agent_runs.lease_id IS 'The fence: new at every claim, named by every advance.';
+
+COMMENT ON COLUMN public.agent_runs.attempt IS 'Leases that expired since the last completed step; above max_attempts the run is poison.';
+
+COMMENT ON COLUMN public.agent_runs.credits_held IS 'What is left of the hold, in micro-credits.';
+
+COMMENT ON COLUMN public.agent_runs.credits_reserved IS 'The upper bounds of the steps that are open, part of credits_held.';
+
+COMMENT ON COLUMN public.agent_runs.log_seq IS 'The seq of the last log line; gap-free from 1.';
+
+COMMENT ON COLUMN public.agent_runs.broadcast_seq IS 'The seq of the last log line that was broadcast.';
+
+CREATE FUNCTION private.add_slots(p_run public.agent_runs) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  insert into private.slots (account_id, kind, key, places)
+    select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
+    on conflict do nothing
+$$;
+
 CREATE FUNCTION private.advance_runs(p_batch jsonb) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -440,19 +548,28 @@ begin
     where r.status = 'queued' and r.held_for is null and r.available_at <= p_now
     order by r.available_at, r.id limit p_limit for update skip locked
   loop
-    v_ids := private.slots_of(v_run);
-    continue when cardinality(v_ids) > (
-      select count(*) from (select from private.slots s where s.id = any (v_ids) for update skip locked) x);
-    select * into v_run.slot_ids, v_run.fair_tag, v_run.held_for from private.take_places_of(v_run, v_ids);
-    update public.agent_runs r
-      set slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
-      where r.id = v_run.id;
+    begin
+      v_ids := coalesce(private.slots_of(v_run), private.made_slots_of(v_run));
+      continue when v_ids is null or cardinality(v_ids) > (
+        select count(*) from (select from private.slots s where s.id = any (v_ids) for update skip locked) x);
+      select * into v_run.slot_ids, v_run.fair_tag, v_run.held_for from private.take_places_of(v_run, v_ids);
+      update public.agent_runs r
+        set slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
+        where r.id = v_run.id;
+    exception when others then
+      raise warning 'Run % does not come up: %', v_run.id, sqlerrm;
+      update public.agent_runs r set available_at = p_now + interval '1 minute' where r.id = v_run.id;
+    end;
   end loop;
   for v_slot_id in
     select s.id from private.slots s where s.recheck order by s.account_id, s.id limit p_limit for update skip locked
   loop
-    update private.slots s set recheck = false where s.id = v_slot_id;
-    perform private.hand_on(array[v_slot_id]);
+    begin
+      update private.slots s set recheck = false where s.id = v_slot_id;
+      perform private.hand_on(array[v_slot_id]);
+    exception when others then
+      raise warning 'The places of slot % are not handed on: %', v_slot_id, sqlerrm;
+    end;
   end loop;
 end $$;
 
@@ -585,11 +702,6 @@ begin
     'next_in_seconds', case when v_next is not null then greatest(v_next, 0) end,
     'swept', v_swept);
 end $$;
-
-CREATE FUNCTION private.clock() RETURNS timestamp with time zone
-    LANGUAGE sql
-    SET search_path TO ''
-    AS $$ select pg_catalog.clock_timestamp() $$;
 
 CREATE FUNCTION private.close_runs(p_run_ids uuid[], p_account_ids uuid[], p_rests bigint[], p_spent bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1003,7 +1115,8 @@ begin
         order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
       v_locked := 0;
       if found then
-        v_run.slot_ids := private.slots_of(v_run);  -- its agent may have got a limit since
+        -- Found anew: its agent may have got a limit since, or another account.
+        v_run.slot_ids := coalesce(private.slots_of(v_run), private.made_slots_of(v_run));
         select count(*), min(s.id) filter (where not private.has_room(s)) into v_locked, v_full
           from (select * from private.slots o where o.id = any (v_run.slot_ids) for update skip locked) s;
       end if;
@@ -1099,100 +1212,6 @@ CREATE FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes int
   end
 $_$;
 
-CREATE TABLE public.agent_runs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    account_id uuid NOT NULL,
-    user_id uuid,
-    agent_id uuid,
-    engine text NOT NULL,
-    status public.run_status DEFAULT 'created'::public.run_status NOT NULL,
-    resumes_as public.run_status DEFAULT 'planning'::public.run_status NOT NULL,
-    revision bigint DEFAULT 1 NOT NULL,
-    input jsonb DEFAULT '{}'::jsonb NOT NULL,
-    output jsonb,
-    error jsonb,
-    available_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
-    priority smallint DEFAULT 0 NOT NULL,
-    concurrency_key text,
-    concurrency_limit integer,
-    fair_tag bigint,
-    held_for bigint,
-    slot_ids bigint[],
-    started_at timestamp with time zone,
-    paused_at timestamp with time zone,
-    deadline_at timestamp with time zone,
-    finished_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
-    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
-    lease_id uuid,
-    lease_owner text,
-    lease_expires_at timestamp with time zone,
-    attempt integer DEFAULT 0 NOT NULL,
-    max_attempts integer DEFAULT 5 NOT NULL,
-    stop_requested_at timestamp with time zone,
-    pause_requested_at timestamp with time zone,
-    max_steps integer DEFAULT 100 NOT NULL,
-    timeout_seconds integer DEFAULT 3600 NOT NULL,
-    step_count integer DEFAULT 0 NOT NULL,
-    max_credits bigint,
-    credits_held bigint DEFAULT 0 NOT NULL,
-    credits_reserved bigint DEFAULT 0 NOT NULL,
-    credits_spent bigint DEFAULT 0 NOT NULL,
-    log_seq bigint DEFAULT 0 NOT NULL,
-    broadcast_seq bigint DEFAULT 0 NOT NULL,
-    broadcast_at timestamp with time zone,
-    forked_from uuid,
-    fork_step integer,
-    CONSTRAINT agent_runs_concurrency_key_check CHECK (((char_length(concurrency_key) >= 1) AND (char_length(concurrency_key) <= 200))),
-    CONSTRAINT agent_runs_concurrency_limit_check CHECK (((concurrency_limit >= 1) AND (concurrency_limit <= 10000))),
-    CONSTRAINT agent_runs_credits_held_check CHECK ((credits_held >= 0)),
-    CONSTRAINT agent_runs_credits_reserved_check CHECK ((credits_reserved >= 0)),
-    CONSTRAINT agent_runs_credits_spent_check CHECK ((credits_spent >= 0)),
-    CONSTRAINT agent_runs_finished_at_the_end CHECK (((status = ANY (ARRAY['completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status])) = (finished_at IS NOT NULL))),
-    CONSTRAINT agent_runs_in_the_queue CHECK ((((fair_tag IS NULL) = (held_for IS DISTINCT FROM 0)) AND ((held_for IS NULL) OR (status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'executing'::public.run_status]))) AND ((status <> ALL (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) OR (NOT (held_for IS DISTINCT FROM 0))))),
-    CONSTRAINT agent_runs_lease_while_running CHECK ((((status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status])) = (lease_id IS NOT NULL)) AND ((lease_id IS NULL) = (lease_owner IS NULL)) AND ((lease_id IS NULL) = (lease_expires_at IS NULL)))),
-    CONSTRAINT agent_runs_limit_has_a_key CHECK (((concurrency_key IS NULL) = (concurrency_limit IS NULL))),
-    CONSTRAINT agent_runs_max_attempts_check CHECK (((max_attempts >= 1) AND (max_attempts <= 100))),
-    CONSTRAINT agent_runs_max_credits_check CHECK ((max_credits > 0)),
-    CONSTRAINT agent_runs_max_steps_check CHECK (((max_steps >= 1) AND (max_steps <= 10000))),
-    CONSTRAINT agent_runs_priority_check CHECK (((priority >= '-100'::integer) AND (priority <= 100))),
-    CONSTRAINT agent_runs_resumes_as_check CHECK ((resumes_as = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]))),
-    CONSTRAINT agent_runs_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 604800)))
-)
-WITH (fillfactor='70');
-
-COMMENT ON TABLE public.agent_runs IS 'One execution of any engine. Written by functions only; revision rises with every transition.';
-
-COMMENT ON COLUMN public.agent_runs.resumes_as IS 'What a claim moves a queued run to: planning or executing.';
-
-COMMENT ON COLUMN public.agent_runs.revision IS 'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
-
-COMMENT ON COLUMN public.agent_runs.available_at IS 'A queued run comes up for a place from here on; infinity waits for an event.';
-
-COMMENT ON COLUMN public.agent_runs.priority IS 'Higher goes first among the account''s own runs; it moves nobody else''s.';
-
-COMMENT ON COLUMN public.agent_runs.concurrency_key IS 'At most concurrency_limit runs of the account with this key go on at a time.';
-
-COMMENT ON COLUMN public.agent_runs.fair_tag IS 'Its place in the order of claims: a start-time tag, given with its places. Null while it is held or does not queue.';
-
-COMMENT ON COLUMN public.agent_runs.held_for IS '0: it has its places and may be claimed or is claimed. Else the slot that was full, where it waits.';
-
-COMMENT ON COLUMN public.agent_runs.slot_ids IS 'The slots it takes a place of: its account''s first, then its agent''s and its key''s.';
-
-COMMENT ON COLUMN public.agent_runs.deadline_at IS 'Set at start, moved by paused time; over it the run ends as timeout.';
-
-COMMENT ON COLUMN public.agent_runs.lease_id IS 'The fence: new at every claim, named by every advance.';
-
-COMMENT ON COLUMN public.agent_runs.attempt IS 'Leases that expired since the last completed step; above max_attempts the run is poison.';
-
-COMMENT ON COLUMN public.agent_runs.credits_held IS 'What is left of the hold, in micro-credits.';
-
-COMMENT ON COLUMN public.agent_runs.credits_reserved IS 'The upper bounds of the steps that are open, part of credits_held.';
-
-COMMENT ON COLUMN public.agent_runs.log_seq IS 'The seq of the last log line; gap-free from 1.';
-
-COMMENT ON COLUMN public.agent_runs.broadcast_seq IS 'The seq of the last log line that was broadcast.';
-
 CREATE FUNCTION private.limits_of(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
     SET search_path TO ''
@@ -1268,6 +1287,18 @@ CREATE FUNCTION private.log_messages(p_run_ids uuid[], p_from_seqs bigint[]) RET
     order by min(l.seq)
   ) part
 $$;
+
+CREATE FUNCTION private.made_slots_of(p_run public.agent_runs) RETURNS bigint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET lock_timeout TO '50ms'
+    AS $$
+begin
+  perform private.add_slots(p_run);
+  return private.slots_of(p_run);
+exception when lock_not_available then
+  return null;
+end $$;
 
 CREATE FUNCTION private.may_hear(p_topic text) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -1528,13 +1559,19 @@ begin
     v_account_ids := array(select a.id from public.accounts a where a.tier = new.name);
   elsif tg_table_name = 'accounts' then
     v_account_ids := array[new.id];
-  elsif new.max_concurrent_runs is null then
-    update private.slots set places = 2147483647, recheck = true
-      where account_id = new.account_id and kind = 'agent' and key = new.id::text;
   else
-    insert into private.slots (account_id, kind, key, places)
-      values (new.account_id, 'agent', new.id::text, new.max_concurrent_runs)
-      on conflict (account_id, kind, key) do update set places = excluded.places, recheck = true;
+    -- The slot of an agent that has no limit now, is deleted or was of another account: who waits there need not.
+    if old.max_concurrent_runs is not null and (
+      new.max_concurrent_runs is null or new.account_id <> old.account_id
+    ) then
+      update private.slots set places = 2147483647, recheck = true
+        where account_id = old.account_id and kind = 'agent' and key = old.id::text;
+    end if;
+    if new.max_concurrent_runs is not null then
+      insert into private.slots (account_id, kind, key, places)
+        values (new.account_id, 'agent', new.id::text, new.max_concurrent_runs)
+        on conflict (account_id, kind, key) do update set places = excluded.places, recheck = true;
+    end if;
   end if;
   -- In the order of all: an operator must not make workers deadlock.
   update private.slots set recheck = true where id in (
@@ -1907,9 +1944,7 @@ begin
   loop
     v_ids := private.slots_of(p_run);
     if v_ids is null then
-      insert into private.slots (account_id, kind, key, places)
-        select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
-        on conflict do nothing;
+      perform private.add_slots(p_run);
     else
       perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
       -- Fewer are left where one was purged since it was found.
@@ -2635,7 +2670,7 @@ CREATE TRIGGER open_credit_account AFTER INSERT ON public.accounts FOR EACH ROW 
 
 CREATE TRIGGER recheck_slots AFTER UPDATE OF tier ON public.accounts FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
 
-CREATE TRIGGER recheck_slots AFTER INSERT OR UPDATE OF max_concurrent_runs ON public.agents FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
+CREATE TRIGGER recheck_slots AFTER INSERT OR DELETE OR UPDATE OF account_id, max_concurrent_runs ON public.agents FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
 
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
@@ -2724,6 +2759,13 @@ GRANT USAGE ON SCHEMA public TO anon;
 GRANT USAGE ON SCHEMA public TO authenticated;
 GRANT USAGE ON SCHEMA public TO service_role;
 
+REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.agent_runs TO authenticated;
+GRANT SELECT ON TABLE public.agent_runs TO service_role;
+
+REVOKE ALL ON FUNCTION private.add_slots(p_run public.agent_runs) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.advance_runs(p_batch jsonb) TO service_role;
 
@@ -2735,8 +2777,6 @@ REVOKE ALL ON FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigi
 
 REVOKE ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) TO service_role;
-
-REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.close_runs(p_run_ids uuid[], p_account_ids uuid[], p_rests bigint[], p_spent bigint[]) FROM PUBLIC;
 
@@ -2776,9 +2816,6 @@ REVOKE ALL ON FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) F
 
 REVOKE ALL ON FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes integer) FROM PUBLIC;
 
-GRANT SELECT ON TABLE public.agent_runs TO authenticated;
-GRANT SELECT ON TABLE public.agent_runs TO service_role;
-
 REVOKE ALL ON FUNCTION private.limits_of(p_run public.agent_runs) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
@@ -2790,6 +2827,8 @@ GRANT ALL ON FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) TO s
 REVOKE ALL ON FUNCTION private.lock_my_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.log_messages(p_run_ids uuid[], p_from_seqs bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.made_slots_of(p_run public.agent_runs) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.may_hear(p_topic text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.may_hear(p_topic text) TO authenticated;

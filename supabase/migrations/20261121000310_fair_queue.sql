@@ -73,14 +73,32 @@ create function private.limits_of(p_run public.agent_runs)
   select p_run.account_id, 'key', p_run.concurrency_key, p_run.concurrency_limit where p_run.concurrency_key is not null
 $$;
 
--- The slots of a run, its account's first; null while one is missing. For a run that has come up before none is: an
--- agent's is made with its limit, and a key's is purged only when no run that has not ended has the key.
+-- The slots of a run, its account's first; null while one is missing.
 create function private.slots_of(p_run public.agent_runs)
   returns bigint[] language sql stable security definer set search_path = '' as $$
   select case when count(*) = count(s.id) then array_agg(s.id order by l.kind) end
     from private.limits_of(p_run) l
     left join private.slots s on s.account_id = l.account_id and s.kind = l.kind and s.key = l.key
 $$;
+
+create function private.add_slots(p_run public.agent_runs)
+  returns void language sql security definer set search_path = '' as $$
+  insert into private.slots (account_id, kind, key, places)
+    select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
+    on conflict do nothing
+$$;
+
+-- As slots_of, for a caller that has locked slots already: what is missing is made, where nobody else is making it. Null
+-- where somebody is. Of a run that has come up before none should be missing (an agent's is made with its limit, a key's
+-- is purged only when no run that has not ended has the key), but an operator may have deleted one.
+create function private.made_slots_of(p_run public.agent_runs)
+  returns bigint[] language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
+begin
+  perform private.add_slots(p_run);
+  return private.slots_of(p_run);
+exception when lock_not_available then
+  return null;
+end $$;
 
 -- The tag of the account's next run: V, or behind its last one. The caller has locked the account's slot.
 create function private.draw_tag(p_slot_id bigint)
@@ -145,9 +163,7 @@ begin
   loop
     v_ids := private.slots_of(p_run);
     if v_ids is null then
-      insert into private.slots (account_id, kind, key, places)
-        select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
-        on conflict do nothing;
+      perform private.add_slots(p_run);
     else
       perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
       -- Fewer are left where one was purged since it was found.
@@ -183,7 +199,8 @@ begin
         order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
       v_locked := 0;
       if found then
-        v_run.slot_ids := private.slots_of(v_run);  -- its agent may have got a limit since
+        -- Found anew: its agent may have got a limit since, or another account.
+        v_run.slot_ids := coalesce(private.slots_of(v_run), private.made_slots_of(v_run));
         select count(*), min(s.id) filter (where not private.has_room(s)) into v_locked, v_full
           from (select * from private.slots o where o.id = any (v_run.slot_ids) for update skip locked) s;
       end if;
@@ -228,8 +245,9 @@ begin
   perform private.hand_on(v_ids);
 end $$;
 
--- Lets runs into slots that had room and could not be handed on at the time, and brings up runs whose timer is due. Both
--- pass over what somebody has locked: the next claim sees to it.
+-- Brings up runs whose timer is due, and lets runs into slots that had room and could not be handed on at the time. Both
+-- pass over what somebody has locked: the next claim sees to it. A row that is wrong stops nobody else's claim: its run is
+-- tried again a minute later.
 create function private.bring_up_due(p_now timestamptz, p_limit integer)
   returns void language plpgsql security definer set search_path = '' as $$
 declare
@@ -242,19 +260,28 @@ begin
     where r.status = 'queued' and r.held_for is null and r.available_at <= p_now
     order by r.available_at, r.id limit p_limit for update skip locked
   loop
-    v_ids := private.slots_of(v_run);
-    continue when cardinality(v_ids) > (
-      select count(*) from (select from private.slots s where s.id = any (v_ids) for update skip locked) x);
-    select * into v_run.slot_ids, v_run.fair_tag, v_run.held_for from private.take_places_of(v_run, v_ids);
-    update public.agent_runs r
-      set slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
-      where r.id = v_run.id;
+    begin
+      v_ids := coalesce(private.slots_of(v_run), private.made_slots_of(v_run));
+      continue when v_ids is null or cardinality(v_ids) > (
+        select count(*) from (select from private.slots s where s.id = any (v_ids) for update skip locked) x);
+      select * into v_run.slot_ids, v_run.fair_tag, v_run.held_for from private.take_places_of(v_run, v_ids);
+      update public.agent_runs r
+        set slot_ids = v_run.slot_ids, fair_tag = v_run.fair_tag, held_for = v_run.held_for
+        where r.id = v_run.id;
+    exception when others then
+      raise warning 'Run % does not come up: %', v_run.id, sqlerrm;
+      update public.agent_runs r set available_at = p_now + interval '1 minute' where r.id = v_run.id;
+    end;
   end loop;
   for v_slot_id in
     select s.id from private.slots s where s.recheck order by s.account_id, s.id limit p_limit for update skip locked
   loop
-    update private.slots s set recheck = false where s.id = v_slot_id;
-    perform private.hand_on(array[v_slot_id]);
+    begin
+      update private.slots s set recheck = false where s.id = v_slot_id;
+      perform private.hand_on(array[v_slot_id]);
+    exception when others then
+      raise warning 'The places of slot % are not handed on: %', v_slot_id, sqlerrm;
+    end;
   end loop;
 end $$;
 
@@ -307,13 +334,19 @@ begin
     v_account_ids := array(select a.id from public.accounts a where a.tier = new.name);
   elsif tg_table_name = 'accounts' then
     v_account_ids := array[new.id];
-  elsif new.max_concurrent_runs is null then
-    update private.slots set places = 2147483647, recheck = true
-      where account_id = new.account_id and kind = 'agent' and key = new.id::text;
   else
-    insert into private.slots (account_id, kind, key, places)
-      values (new.account_id, 'agent', new.id::text, new.max_concurrent_runs)
-      on conflict (account_id, kind, key) do update set places = excluded.places, recheck = true;
+    -- The slot of an agent that has no limit now, is deleted or was of another account: who waits there need not.
+    if old.max_concurrent_runs is not null and (
+      new.max_concurrent_runs is null or new.account_id <> old.account_id
+    ) then
+      update private.slots set places = 2147483647, recheck = true
+        where account_id = old.account_id and kind = 'agent' and key = old.id::text;
+    end if;
+    if new.max_concurrent_runs is not null then
+      insert into private.slots (account_id, kind, key, places)
+        values (new.account_id, 'agent', new.id::text, new.max_concurrent_runs)
+        on conflict (account_id, kind, key) do update set places = excluded.places, recheck = true;
+    end if;
   end if;
   -- In the order of all: an operator must not make workers deadlock.
   update private.slots set recheck = true where id in (
@@ -326,7 +359,7 @@ create trigger recheck_slots after update of concurrent_runs on private.tiers
   for each row execute function private.recheck_slots();
 create trigger recheck_slots after update of tier on public.accounts
   for each row execute function private.recheck_slots();
-create trigger recheck_slots after insert or update of max_concurrent_runs on public.agents
+create trigger recheck_slots after insert or delete or update of account_id, max_concurrent_runs on public.agents
   for each row execute function private.recheck_slots();
 
 create function private.set_tier(p_account_id uuid, p_tier text)

@@ -407,6 +407,92 @@ async def test_the_limit_of_an_agent_holds_for_runs_that_wait_when_it_is_set_or_
     await assert_places_are_right(database_url)
 
 
+async def test_an_agent_that_moves_to_another_account_keeps_its_limit_and_stops_nobodys_claims(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    other = await new_person(database_url)
+    agent_id = await new_agent(database_url, person.id, places=1)
+    sleeper, behind, last = await queue_many(person, 3, agent_id=agent_id)
+    await (await take(store))[sleeper].sleep(30)
+    working = await take(store)
+    assert list(working) == [behind]
+
+    await run(database_url, "update public.agents set account_id = %s where id = %s", other.id, agent_id)
+    async with connect(database_url) as connection:
+        await shift_clock(connection, seconds=31)
+    stranger = await (await new_person(database_url)).queue()
+    claimed = await take(store, lease_seconds=600)
+
+    # What took its place before the move does not count in the new account.
+    assert stranger in claimed
+    assert len(claimed.keys() & {sleeper, last}) == 1
+    assert await fetch(database_url, "select places, taken from private.slots where account_id = %s", other.id) == [
+        (1, 1)
+    ]
+    await assert_places_are_right(database_url)
+
+
+async def test_runs_that_are_held_for_a_deleted_agent_go_on(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    agent_id = await new_agent(database_url, person.id, places=1)
+    _, second = await queue_many(person, 2, agent_id=agent_id)
+    await take(store)
+
+    await run(database_url, "delete from public.agents where id = %s", agent_id)
+
+    assert list(await take(store)) == [second]
+    await assert_places_are_right(database_url)
+
+
+@pytest.mark.parametrize("kind", ["account", "agent", "key"])
+async def test_a_slot_that_was_deleted_is_made_again_when_a_timer_is_due(
+    store: RunStore, person: Person, database_url: str, kind: str
+) -> None:
+    agent_id = await new_agent(database_url, person.id, places=2)
+    (sleeper,) = await queue_many(person, 1, agent_id=agent_id, concurrency_key="crm")
+    await (await take(store))[sleeper].sleep(30)
+    await run(database_url, "delete from private.slots where kind = %s", kind)
+    async with connect(database_url) as connection:
+        await shift_clock(connection, seconds=31)
+
+    assert list(await take(store)) == [sleeper]
+    await assert_places_are_right(database_url)
+
+
+async def test_a_slot_that_was_deleted_is_made_again_for_a_held_run(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    await tier(database_url, person, places=1)
+    first, second = await queue_many(person, 2, concurrency_key="crm", concurrency_limit=2)
+    claimed = await take(store)
+    await run(database_url, "delete from private.slots where kind = 'key'")
+
+    await claimed[first].end()
+
+    assert list(await take(store)) == [second]
+    await assert_places_are_right(database_url)
+
+
+async def test_a_run_that_cannot_come_up_stops_nobodys_claims(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    await tier(database_url, person, places=3)
+    (broken,) = await queue_many(person, 1)
+    await (await take(store))[broken].sleep(30)
+    # An account whose next turn is beyond the last number there is.
+    await run(database_url, "update private.slots set fair_tag = 9223372036854775807 where kind = 'account'")
+    async with connect(database_url) as connection:
+        await shift_clock(connection, seconds=31)
+    stranger = await (await new_person(database_url)).queue()
+
+    assert list(await take(store)) == [stranger]
+    await run(database_url, "update private.slots set fair_tag = 0")
+    async with connect(database_url) as connection:
+        await shift_clock(connection, seconds=61)
+    assert broken in await take(store)
+
+
 async def test_only_operators_move_an_account_to_another_tier(person: Person) -> None:
     assert await refused(person.call("set_tier", person.id, "scale")) == "42501"
     assert await refused(person.query("select public.set_tier(%s, 'none')", person.id, role="service_role")) == "RUN07"
