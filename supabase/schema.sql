@@ -573,28 +573,37 @@ begin
   end loop;
 end $$;
 
-CREATE FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) RETURNS void
+CREATE FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET lock_timeout TO '50ms'
     AS $$
 begin
-  if not private.realtime_takes() then
+  if p_topics is null or not private.realtime_takes() then
     return;
   end if;
   begin
     -- What realtime.send does, once for all: message by message it takes three times as long.
     insert into realtime.messages (id, payload, event, topic, private, extension)
-      select n.id, m.payload || jsonb_build_object('id', n.id), 'log', m.topic, true, 'broadcast'
-      from private.log_messages(p_run_ids, p_from_seqs) m
-      cross join lateral (select gen_random_uuid() as id where m.topic is not null) n;
-  exception when others then
-    -- Its table may look otherwise some day; the function stays.
-    perform realtime.send(m.payload, 'log', m.topic, true) from private.log_messages(p_run_ids, p_from_seqs) m;
+      select m.id, m.payload || jsonb_build_object('id', m.id), p_event, m.topic, true, 'broadcast'
+      from (select gen_random_uuid() as id, u.* from unnest(p_topics, p_payloads) as u (topic, payload)) m;
+  exception
+    -- Its table may look otherwise some day; the function stays. A locked partition would make it wait for each message.
+    when undefined_column or undefined_table or undefined_function or invalid_column_reference or datatype_mismatch
+        or generated_always or not_null_violation or wrong_object_type or insufficient_privilege then
+      perform realtime.send(u.payload, p_event, u.topic, true) from unnest(p_topics, p_payloads) as u (topic, payload);
   end;
 exception when others then
-  raise warning 'Realtime takes no log lines: %', sqlerrm;
+  raise warning 'Realtime takes no % messages: %', p_event, sqlerrm;
 end $$;
+
+CREATE FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select private.broadcast('log', array_agg(m.topic), array_agg(m.payload))
+  from private.log_messages(p_run_ids, p_from_seqs) m
+$$;
 
 CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1401,9 +1410,10 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
       on conflict do nothing
       returning *
   )
-  select realtime.send(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
-    'offset', text_offset, 'text', text), 'delta', 'run:' || run_id, true)
-  from fresh where (select private.realtime_takes()) order by run_id, step_no, text_offset
+  select private.broadcast('delta', array_agg('run:' || run_id order by run_id, step_no, text_offset),
+    array_agg(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
+      'offset', text_offset, 'text', text) order by run_id, step_no, text_offset))
+  from fresh
 $$;
 
 CREATE FUNCTION private.purge_old(p_now timestamp with time zone, p_limit integer) RETURNS integer
@@ -2772,6 +2782,8 @@ GRANT ALL ON FUNCTION private.advance_runs(p_batch jsonb) TO service_role;
 REVOKE ALL ON FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.log_type, p_messages text[], p_metadata jsonb[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) FROM PUBLIC;
 

@@ -1,6 +1,6 @@
 -- Log lines: appended under the run row's lock, so that seq has no gaps, and broadcast in tails.
--- Functions: private.realtime_takes, private.log_messages, private.broadcast_logs, private.append_line. Nothing
--- destructive.
+-- Functions: private.realtime_takes, private.broadcast, private.log_messages, private.broadcast_logs,
+-- private.append_line. Nothing destructive.
 
 -- Whether Realtime takes messages now. Somebody may have locked its table (a restore, a change of its partitions), and a
 -- run waits for no viewer: at most 50 ms a call, however many messages follow. What else is wrong, realtime.send will say.
@@ -15,6 +15,29 @@ exception
     return false;
   when others then
     return true;
+end $$;
+
+-- Sends a message to each of the topics. Nothing that is wrong with Realtime fails or delays a run: what cannot be sent is
+-- a warning.
+create function private.broadcast(p_event text, p_topics text[], p_payloads jsonb[])
+  returns void language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
+begin
+  if p_topics is null or not private.realtime_takes() then
+    return;
+  end if;
+  begin
+    -- What realtime.send does, once for all: message by message it takes three times as long.
+    insert into realtime.messages (id, payload, event, topic, private, extension)
+      select m.id, m.payload || jsonb_build_object('id', m.id), p_event, m.topic, true, 'broadcast'
+      from (select gen_random_uuid() as id, u.* from unnest(p_topics, p_payloads) as u (topic, payload)) m;
+  exception
+    -- Its table may look otherwise some day; the function stays. A locked partition would make it wait for each message.
+    when undefined_column or undefined_table or undefined_function or invalid_column_reference or datatype_mismatch
+        or generated_always or not_null_violation or wrong_object_type or insufficient_privilege then
+      perform realtime.send(u.payload, p_event, u.topic, true) from unnest(p_topics, p_payloads) as u (topic, payload);
+  end;
+exception when others then
+  raise warning 'Realtime takes no % messages: %', p_event, sqlerrm;
 end $$;
 
 -- The messages that tell the lines of these runs behind p_from_seqs, in order: one a run, or for a long tail several of at
@@ -37,27 +60,13 @@ create function private.log_messages(p_run_ids uuid[], p_from_seqs bigint[])
   ) part
 $$;
 
--- Broadcasts what these runs have said since p_from_seqs. Nothing that is wrong with Realtime fails or delays a run: what
--- cannot be sent is a warning. The lines are in their rows, and who listens sees the gap by seq.
+-- Broadcasts what these runs have said since p_from_seqs. The lines are in their rows, so who listens sees by seq what
+-- could not be sent.
 create function private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[])
-  returns void language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
-begin
-  if not private.realtime_takes() then
-    return;
-  end if;
-  begin
-    -- What realtime.send does, once for all: message by message it takes three times as long.
-    insert into realtime.messages (id, payload, event, topic, private, extension)
-      select n.id, m.payload || jsonb_build_object('id', n.id), 'log', m.topic, true, 'broadcast'
-      from private.log_messages(p_run_ids, p_from_seqs) m
-      cross join lateral (select gen_random_uuid() as id where m.topic is not null) n;
-  exception when others then
-    -- Its table may look otherwise some day; the function stays.
-    perform realtime.send(m.payload, 'log', m.topic, true) from private.log_messages(p_run_ids, p_from_seqs) m;
-  end;
-exception when others then
-  raise warning 'Realtime takes no log lines: %', sqlerrm;
-end $$;
+  returns void language sql security definer set search_path = '' as $$
+  select private.broadcast('log', array_agg(m.topic), array_agg(m.payload))
+  from private.log_messages(p_run_ids, p_from_seqs) m
+$$;
 
 -- Appends one line to each of the given runs, whose rows the caller has locked, and broadcasts the tails. The caller has
 -- not yet counted the lines: this raises log_seq.

@@ -40,7 +40,8 @@ begin
 end $$;
 grant execute on function private.flush_logs(uuid[]) to service_role;
 
--- Keeps and broadcasts model output while it is written: [{run_id, lease_id, step_no, attempt, offset, text}].
+-- Keeps and broadcasts model output while it is written: [{run_id, lease_id, step_no, attempt, offset, text}]. Only the
+-- broadcast gives up on a lock: until this commits, it keeps its runs from going on.
 create function private.publish_deltas(p_deltas jsonb)
   returns void language sql security definer set search_path = '' as $$
   with fresh as (
@@ -56,9 +57,10 @@ create function private.publish_deltas(p_deltas jsonb)
       on conflict do nothing
       returning *
   )
-  select realtime.send(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
-    'offset', text_offset, 'text', text), 'delta', 'run:' || run_id, true)
-  from fresh where (select private.realtime_takes()) order by run_id, step_no, text_offset
+  select private.broadcast('delta', array_agg('run:' || run_id order by run_id, step_no, text_offset),
+    array_agg(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
+      'offset', text_offset, 'text', text) order by run_id, step_no, text_offset))
+  from fresh
 $$;
 grant execute on function private.publish_deltas(jsonb) to service_role;
 

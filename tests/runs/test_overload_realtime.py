@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
 import pytest
 
 from shared.direct_database import DirectDatabase
 from shared.runs.engine import Done, Outcome, StepContext
 from shared.runs.models import NewLog, Records, Step
+from shared.runs.status import RunStatus, StepStatus
+from shared.runs.store import Delta, FinishStep, RunStore, StartStep
 from tests.runs.engines import ListEngine, steps
+from tests.runs.queueing import Held, fetch, take
 from tests.runs.working import working
 from tests.support.runs import Person, assert_books_balance, connect, log_lines, run_row, step_rows, until_status
 
@@ -80,3 +87,80 @@ async def test_lines_are_broadcast_again_when_realtime_takes_them(
 
     assert sent is not None
     assert sent[0] > 0
+
+
+@asynccontextmanager
+async def _a_locked_partition(url: str) -> AsyncGenerator[None]:
+    """Realtime's table takes locks, and its rows cannot be written."""
+    async with connect(url) as rival, rival.transaction():
+        await rival.execute("lock table only realtime.messages_all in access exclusive mode")
+        yield
+
+
+async def _count_sends(url: str) -> None:
+    """Let realtime.send count its calls where no failed transaction takes the count back."""
+    async with connect(url) as connection:
+        await connection.execute("create sequence public.sends minvalue 0 start 0")
+        await connection.execute("select nextval('public.sends')")
+        await connection.execute("""
+            create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true)
+              returns void language plpgsql security definer as $$ begin perform nextval('public.sends'); end $$""")
+
+
+async def _sends(url: str) -> int:
+    return (await fetch(url, "select last_value from public.sends"))[0][0]
+
+
+async def _started(store: RunStore, person: Person, count: int) -> list[Held]:
+    for _ in range(count):
+        await person.queue()
+    held = list((await take(store, count)).values())
+    for one in held:
+        await one.advance(start=(StartStep(1, uuid4(), steps(1)[0]),), status=RunStatus.EXECUTING)
+    return held
+
+
+async def test_lines_wait_for_a_locked_partition_once_and_not_message_by_message(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    held = await _started(store, person, 1)
+    await _count_sends(database_url)
+    lines = Records(logs=(NewLog("info", "x"),))
+
+    async with _a_locked_partition(database_url):
+        finish = FinishStep(1, 1, StepStatus.COMPLETED, output={}, records=lines)
+        advanced = await held[0].advance(finish=(finish,), status=RunStatus.COMPLETED)
+
+    assert advanced.won
+    assert await _sends(database_url) == 0
+    assert [text for _, kind, text in await log_lines(database_url, held[0].run_id) if kind == "info"] == ["x"]
+
+
+async def test_model_output_behind_a_locked_partition_is_kept_and_not_broadcast(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    """The call ends while the partition is locked: its runs can go on."""
+    held = await _started(store, person, 3)
+    await _count_sends(database_url)
+
+    async with _a_locked_partition(database_url):
+        await store.publish([Delta(one.run_id, one.lease_id, 1, 1, 0, "hello") for one in held])
+        finish = FinishStep(1, 1, StepStatus.COMPLETED, output={})
+        kept = await fetch(database_url, "select text from private.step_deltas")
+        assert (await held[0].advance(finish=(finish,), start=(StartStep(2, uuid4(), steps(2)[1]),))).won
+
+    assert kept == [("hello",)] * 3
+    assert await _sends(database_url) == 0
+
+
+async def test_messages_go_by_the_function_when_the_table_looks_otherwise(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    held = await _started(store, person, 1)
+    await _count_sends(database_url)
+    async with connect(database_url) as connection:
+        await connection.execute("alter table realtime.messages rename column extension to kind")
+
+    await store.publish([Delta(held[0].run_id, held[0].lease_id, 1, 1, 0, "hello")])
+
+    assert await _sends(database_url) == 1
