@@ -1106,6 +1106,7 @@ CREATE FUNCTION private.hand_on(p_slot_ids bigint[]) RETURNS void
     AS $$
 declare
   v_slot_id bigint;
+  v_account_id uuid;
   v_run public.agent_runs;
   v_locked integer;
   v_full bigint;
@@ -1115,12 +1116,22 @@ begin
     for v_try in 1 .. 101 loop
       exit when not (select private.has_room(s) from private.slots s where s.id = v_slot_id);
       -- `held_for > 0` says nothing new to the reader, but it lets a plan for any slot use the partial index.
-      perform 1 from public.agent_runs r
-        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
-        order by r.priority desc, r.available_at, r.id limit 1;
-      exit when not found;
+      select coalesce((
+        select r.account_id from public.agent_runs r
+          where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued' and r.account_id > s.last_account_id
+          order by r.account_id limit 1
+      ), (
+        select r.account_id from public.agent_runs r
+          where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+          order by r.account_id limit 1
+      )) into v_account_id from private.slots s where s.id = v_slot_id;
+      exit when v_account_id is null;
+      -- A turn is over whatever comes of it: a run that somebody has locked, or that goes on to wait for its own account,
+      -- keeps no other account from the agent.
+      update private.slots s set last_account_id = v_account_id
+        where s.id = v_slot_id and s.last_account_id <> v_account_id;
       select * into v_run from public.agent_runs r
-        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued' and r.account_id = v_account_id
         order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
       v_locked := 0;
       if found then
@@ -1158,6 +1169,7 @@ CREATE TABLE private.slots (
     taken integer DEFAULT 0 NOT NULL,
     fair_tag bigint DEFAULT 0 NOT NULL,
     recheck boolean DEFAULT false NOT NULL,
+    last_account_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
     CONSTRAINT slots_kind_check CHECK ((kind = ANY (ARRAY['account'::text, 'agent'::text, 'key'::text]))),
     CONSTRAINT slots_places_check CHECK ((places > 0)),
     CONSTRAINT slots_taken_check CHECK ((taken >= 0))
@@ -1175,6 +1187,8 @@ COMMENT ON COLUMN private.slots.taken IS 'Runs with held_for = 0 that have this 
 COMMENT ON COLUMN private.slots.fair_tag IS 'Of an account: the tag of its next run, where V is not higher.';
 
 COMMENT ON COLUMN private.slots.recheck IS 'It may have room for a run that could not be let in at the time; the next claim looks.';
+
+COMMENT ON COLUMN private.slots.last_account_id IS 'Of an agent: the account that had the last turn; of those that wait, the next one by id has the next.';
 
 CREATE FUNCTION private.has_room(p_slot private.slots) RETURNS boolean
     LANGUAGE sql STABLE
@@ -2004,7 +2018,7 @@ begin
   slot_ids := p_slot_ids;
   held_for := coalesce(v_full, 0);
   if held_for = 0 then
-    update private.slots s set taken = s.taken + 1 where s.id = any (p_slot_ids);
+    update private.slots s set taken = s.taken + 1, last_account_id = p_run.account_id where s.id = any (p_slot_ids);
     fair_tag := coalesce(fair_tag, private.draw_tag(p_slot_ids[1]));
   end if;
 end $$;
@@ -2648,7 +2662,7 @@ CREATE INDEX agent_runs_deadline ON public.agent_runs USING btree (deadline_at) 
 
 CREATE INDEX agent_runs_forked_from ON public.agent_runs USING btree (forked_from) WHERE (forked_from IS NOT NULL);
 
-CREATE INDEX agent_runs_held ON public.agent_runs USING btree (held_for, priority DESC, available_at, id) WHERE ((status = 'queued'::public.run_status) AND (held_for > 0));
+CREATE INDEX agent_runs_held ON public.agent_runs USING btree (held_for, account_id, priority DESC, available_at, id) WHERE ((status = 'queued'::public.run_status) AND (held_for > 0));
 
 CREATE INDEX agent_runs_history ON public.agent_runs USING btree (account_id, created_at DESC, id);
 

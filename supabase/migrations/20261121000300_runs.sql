@@ -133,7 +133,7 @@ comment on column public.agent_runs.broadcast_seq is 'The seq of the last log li
 create index agent_runs_ready on public.agent_runs (engine, fair_tag, id) where status = 'queued' and held_for = 0;
 create index agent_runs_ready_of_account on public.agent_runs (account_id, priority desc, fair_tag, id)
   where status = 'queued' and held_for = 0;
-create index agent_runs_held on public.agent_runs (held_for, priority desc, available_at, id)
+create index agent_runs_held on public.agent_runs (held_for, account_id, priority desc, available_at, id)
   where status = 'queued' and held_for > 0;
 create index agent_runs_timers on public.agent_runs (available_at, id) where status = 'queued' and held_for is null;
 create index agent_runs_leased on public.agent_runs (engine, id) where status in ('planning', 'executing');

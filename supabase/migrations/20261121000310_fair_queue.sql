@@ -2,7 +2,8 @@
 --
 -- Slots: an account, an agent and a concurrency key each let only so many runs go on. A run takes a place of each when it
 -- comes up, or is held for the first that is full, taking none. Whoever ends, waits or pauses gives its places back, and
--- the best held run gets them: the highest priority, then the one that came up first.
+-- the best held run gets them: the highest priority, then the one that came up first. Accounts that wait for an agent they
+-- share take turns, and the best run is that of the account whose turn it is.
 -- Order: start-time fair queueing (Goyal, Vin, Cheng 1996). A run that gets its places gets the tag max(V, next tag of its
 -- account) with them; its account's next tag moves on by 1,000,000 / share. V is the highest tag that was claimed. A held
 -- run has no tag, so a tenant's hundred thousand runs stand no farther ahead than its places, and a claim reads the head
@@ -43,6 +44,7 @@ create table private.slots (
   taken integer not null default 0 check (taken >= 0),
   fair_tag bigint not null default 0,
   recheck boolean not null default false,
+  last_account_id uuid not null default '00000000-0000-0000-0000-000000000000',
   unique (account_id, kind, key)
 ) with (fillfactor = 50);
 comment on table private.slots is 'Something that lets only so many runs go on at a time. Ids are from 1: held_for = 0 means not held.';
@@ -51,6 +53,7 @@ comment on column private.slots.places is 'Null for an account: its tier says.';
 comment on column private.slots.taken is 'Runs with held_for = 0 that have this slot in slot_ids.';
 comment on column private.slots.fair_tag is 'Of an account: the tag of its next run, where V is not higher.';
 comment on column private.slots.recheck is 'It may have room for a run that could not be let in at the time; the next claim looks.';
+comment on column private.slots.last_account_id is 'Of an agent: the account that had the last turn; of those that wait, the next one by id has the next.';
 create index slots_recheck on private.slots (account_id, id) where recheck;
 create index slots_keys on private.slots (id) where kind = 'key';
 alter table private.slots enable row level security;
@@ -148,7 +151,7 @@ begin
   slot_ids := p_slot_ids;
   held_for := coalesce(v_full, 0);
   if held_for = 0 then
-    update private.slots s set taken = s.taken + 1 where s.id = any (p_slot_ids);
+    update private.slots s set taken = s.taken + 1, last_account_id = p_run.account_id where s.id = any (p_slot_ids);
     fair_tag := coalesce(fair_tag, private.draw_tag(p_slot_ids[1]));
   end if;
 end $$;
@@ -181,6 +184,7 @@ create function private.hand_on(p_slot_ids bigint[])
   set enable_incremental_sort = off as $$
 declare
   v_slot_id bigint;
+  v_account_id uuid;
   v_run public.agent_runs;
   v_locked integer;
   v_full bigint;
@@ -190,12 +194,22 @@ begin
     for v_try in 1 .. 101 loop
       exit when not (select private.has_room(s) from private.slots s where s.id = v_slot_id);
       -- `held_for > 0` says nothing new to the reader, but it lets a plan for any slot use the partial index.
-      perform 1 from public.agent_runs r
-        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
-        order by r.priority desc, r.available_at, r.id limit 1;
-      exit when not found;
+      select coalesce((
+        select r.account_id from public.agent_runs r
+          where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued' and r.account_id > s.last_account_id
+          order by r.account_id limit 1
+      ), (
+        select r.account_id from public.agent_runs r
+          where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+          order by r.account_id limit 1
+      )) into v_account_id from private.slots s where s.id = v_slot_id;
+      exit when v_account_id is null;
+      -- A turn is over whatever comes of it: a run that somebody has locked, or that goes on to wait for its own account,
+      -- keeps no other account from the agent.
+      update private.slots s set last_account_id = v_account_id
+        where s.id = v_slot_id and s.last_account_id <> v_account_id;
       select * into v_run from public.agent_runs r
-        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued'
+        where r.held_for = v_slot_id and r.held_for > 0 and r.status = 'queued' and r.account_id = v_account_id
         order by r.priority desc, r.available_at, r.id limit 1 for update skip locked;
       v_locked := 0;
       if found then

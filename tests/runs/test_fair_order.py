@@ -6,9 +6,10 @@ from collections import Counter
 
 from shared.runs.models import RunId
 from shared.runs.store import RunStore
-from tests.runs.queueing import assert_places_are_right, fetch, order, queue_many, take, tier
+from tests.runs.queueing import assert_places_are_right, fetch, order, queue_many, run, take, tier
+from tests.runs.test_fair_places import new_agent
 from tests.support.clock import shift_clock
-from tests.support.runs import Person, connect, new_person
+from tests.support.runs import Person, connect, join, new_person
 
 
 async def test_a_tenants_thousand_runs_do_not_delay_anothers_first(
@@ -202,3 +203,71 @@ async def test_the_clock_of_turns_never_goes_back(store: RunStore, person: Perso
 
     assert seen == sorted(seen)
     assert seen[-1] > seen[0]
+
+
+async def _agent_they_share(url: str, *people: Person) -> str:
+    """The id of an agent with one place that these people's accounts share."""
+    seller = await new_person(url)
+    for one in people:
+        await tier(url, one, places=25)
+        await join(url, one, seller.id, "member")
+    return await new_agent(url, seller.id, places=1)
+
+
+async def _ended_one_by_one(store: RunStore, count: int) -> list[RunId]:
+    seen: list[RunId] = []
+    for _ in range(count):
+        ((run_id, worker),) = (await take(store)).items()
+        seen.append(run_id)
+        await worker.end()
+    return seen
+
+
+async def test_accounts_that_share_an_agent_take_turns_for_its_places(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    others = [await new_person(database_url) for _ in range(3)]
+    agent_id = await _agent_they_share(database_url, person, *others)
+    of = dict.fromkeys(await queue_many(person, 20, agent_id=agent_id), person)
+    for one in others:
+        of |= dict.fromkeys(await queue_many(one, 2, agent_id=agent_id), one)
+
+    claimed = [of[run_id] for run_id in await _ended_one_by_one(store, 10)]
+
+    assert {one.id for one in claimed[:4]} == {one.id for one in claimed[4:8]} == {one.id for one in of.values()}
+    assert [one.id for one in claimed[8:]] == [person.id] * 2
+    await assert_places_are_right(database_url)
+
+
+async def test_priority_moves_nobody_elses_runs_at_an_agent_that_is_shared(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    other = await new_person(database_url)
+    agent_id = await _agent_they_share(database_url, person, other)
+    (working,) = await queue_many(person, 1, agent_id=agent_id)
+    (theirs,) = await queue_many(other, 1, agent_id=agent_id)
+    (plain,) = await queue_many(person, 1, agent_id=agent_id)
+    urgent = await queue_many(person, 2, agent_id=agent_id, priority=100)
+
+    assert await _ended_one_by_one(store, 5) == [working, theirs, *urgent, plain]
+
+
+async def test_an_account_that_is_full_keeps_nobody_from_an_agent(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    other = await new_person(database_url)
+    agent_id = await _agent_they_share(database_url, person, other)
+    queued = await queue_many(person, 150, agent_id=agent_id)
+    (theirs,) = await queue_many(other, 1, agent_id=agent_id)
+    await run(
+        database_url,
+        "update private.tiers t set concurrent_runs = 1 from public.accounts a where t.name = a.tier and a.id = %s",
+        person.id,
+    )
+    working = await take(store)
+    (plain,) = await queue_many(person, 1)
+
+    await working[queued[0]].end()
+
+    assert set(await take(store)) == {plain, theirs}
+    await assert_places_are_right(database_url)

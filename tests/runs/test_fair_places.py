@@ -432,9 +432,7 @@ async def test_an_agent_that_moves_to_another_account_keeps_its_limit_and_stops_
     await assert_places_are_right(database_url)
 
 
-async def test_runs_that_are_held_for_a_deleted_agent_go_on(
-    store: RunStore, person: Person, database_url: str
-) -> None:
+async def test_runs_that_are_held_for_a_deleted_agent_go_on(store: RunStore, person: Person, database_url: str) -> None:
     agent_id = await new_agent(database_url, person.id, places=1)
     _, second = await queue_many(person, 2, agent_id=agent_id)
     await take(store)
