@@ -877,9 +877,7 @@ begin
   if v_answer is not null then
     return v_answer || '{"created": false}';
   end if;
-  if v_run.agent_id is not null and not exists (
-    select from public.agents a where a.id = v_run.agent_id and a.account_id in (select private.my_account_ids())
-  ) then
+  if v_run.agent_id is not null and not private.may_use_agent(v_run.agent_id) then
     raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
   end if;
   perform private.take_rate(v_account_id, 'create');
@@ -1332,6 +1330,13 @@ CREATE FUNCTION private.may_hear(p_topic text) RETURNS boolean
     where r.id = substring(p_topic from 5)::uuid and r.account_id in (select private.my_account_ids()))
 $_$;
 
+CREATE FUNCTION private.may_use_agent(p_agent_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select exists (select from public.agents a where a.id = p_agent_id and private.my_role(a.account_id) <> 'viewer')
+$$;
+
 CREATE FUNCTION private.my_account_ids() RETURNS SETOF uuid
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 3
     SET search_path TO ''
@@ -1776,6 +1781,11 @@ begin
   end if;
   select coalesce(finished_at, 'infinity') into v_fork_ended
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
+
+  -- A deleted agent has no places to take.
+  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id) then
+    raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
+  end if;
 
   perform private.take_rate(v_run.account_id, 'create');
   insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
@@ -2858,6 +2868,8 @@ REVOKE ALL ON FUNCTION private.made_slots_of(p_run public.agent_runs) FROM PUBLI
 
 REVOKE ALL ON FUNCTION private.may_hear(p_topic text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.may_hear(p_topic text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.may_use_agent(p_agent_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.my_account_ids() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.my_account_ids() TO authenticated;

@@ -1,5 +1,5 @@
 -- Retry: a new run that takes over what was recorded before the first step that did not complete, so that history is
--- never rewritten. Errors: RUN02 move not allowed.
+-- never rewritten. Errors: RUN01 no such agent any more, RUN02 move not allowed.
 -- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- True for a step that a fork copied as it ended: what it recorded comes along.
@@ -36,6 +36,11 @@ begin
   end if;
   select coalesce(finished_at, 'infinity') into v_fork_ended
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
+
+  -- A deleted agent has no places to take.
+  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id) then
+    raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
+  end if;
 
   perform private.take_rate(v_run.account_id, 'create');
   insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,

@@ -24,7 +24,7 @@ from tests.runs.queueing import (
     tier,
 )
 from tests.support.clock import shift_clock
-from tests.support.runs import Person, connect, new_person
+from tests.support.runs import Person, connect, join, new_person
 
 Leave = Callable[[Person, Held, str], Awaitable[Any]]
 
@@ -299,6 +299,41 @@ async def test_an_agent_of_an_account_that_is_not_mine_does_not_exist(person: Pe
     agent_id = await new_agent(database_url, (await new_person(database_url)).id, places=None)
 
     assert await refused(person.create(agent_id=agent_id)) == "RUN01"
+
+
+async def test_who_only_reads_an_agents_account_takes_none_of_its_places(person: Person, database_url: str) -> None:
+    seller = await new_person(database_url)
+    agent_id = await new_agent(database_url, seller.id, places=1)
+    await join(database_url, person, seller.id, "viewer")
+
+    assert await refused(person.create(agent_id=agent_id)) == "RUN01"
+    await run(database_url, "update public.account_members set role = 'member' where user_id = %s", person.id)
+    await person.create(agent_id=agent_id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "delete from public.account_members where user_id = %s and account_id = %s",
+        "update public.account_members set role = 'viewer' where user_id = %s and account_id = %s",
+    ],
+    ids=["left", "only reads now"],
+)
+async def test_who_may_no_longer_use_an_agent_does_not_retry_its_runs(
+    person: Person, database_url: str, change: str
+) -> None:
+    seller = await new_person(database_url)
+    agent_id = await new_agent(database_url, seller.id, places=2)
+    await join(database_url, person, seller.id, "member")
+    (run_id,) = await queue_many(person, 1, agent_id=agent_id)
+    await person.call("control_run", run_id, "stop")
+    await person.call("retry_run", run_id)
+
+    await run(database_url, change, person.id, seller.id)
+
+    assert await refused(person.call("retry_run", run_id)) == "RUN01"
+    await run(database_url, "delete from public.agents where id = %s", agent_id)
+    await person.call("retry_run", run_id)
 
 
 async def test_a_held_run_moves_on_to_the_next_limit_that_is_reached(
