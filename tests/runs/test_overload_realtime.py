@@ -103,7 +103,8 @@ async def _count_sends(url: str) -> None:
         await connection.execute("create sequence public.sends minvalue 0 start 0")
         await connection.execute("select nextval('public.sends')")
         await connection.execute("""
-            create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true)
+            create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true
+              )
               returns void language plpgsql security definer as $$ begin perform nextval('public.sends'); end $$""")
 
 
