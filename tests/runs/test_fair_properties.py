@@ -57,10 +57,10 @@ class Queue(RuleBasedStateMachine):
         world.run(self.do("truncate private.slots, public.agents"))
         world.run(self.do("update private.tiers set share = %s where name = 'pro'", share))
         one, other = world.people["alice"], world.people["bob"]
-        for person, tier, places in ((one, "free", alice), (other, "pro", bob)):
+        for name, tier, places in (("alice", "free", alice), ("bob", "pro", bob)):
             world.run(self.do("update private.tiers set concurrent_runs = %s where name = %s", places, tier))
-            world.run(self.do("select public.set_tier(%s, %s)", person.id, tier))
-            world.run(world.grant(person, 100_000_000))
+            world.run(self.do("select public.set_tier(%s, %s)", world.people[name].id, tier))
+            world.run(world.grant(name, 100_000_000))
         world.run(self.do("insert into public.account_members values (%s, %s, 'member')", one.id, other.id))
         self.agent_id = world.run(
             world.see(
