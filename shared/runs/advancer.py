@@ -19,8 +19,9 @@ from shared.crash_points import crash_point
 from shared.errors import AppError, DatabaseUnavailable
 from shared.runs.backoff import backoff_seconds
 from shared.runs.models import RunId
-from shared.runs.store import Advance, Advanced, RunStore
+from shared.runs.store import RunStore
 from shared.runs.text import json_bytes
+from shared.runs.transitions import Advance, Advanced
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Final, cast
 import orjson
 
 from shared.runs.engine import Done, Failed, HumanRequest, Outcome, Waiting
-from shared.runs.models import Json, JsonObject, NewArtifact, NewMessage, NewPlan, Records, Step, StepError
+from shared.runs.models import Json, JsonObject, NewArtifact, NewMessage, NewPlan, NewStep, Records, Step, StepError
 from shared.runs.text import bounded_metadata, bounded_text, json_bytes, storable
 
 RESULT_BYTES: Final = 2 * 1024 * 1024  # all that one attempt leaves: output, messages, plans, files, log lines
@@ -56,6 +56,23 @@ def refusal_of_output(output: JsonObject) -> StepError | None:
 def refusal_of_input(name: str, value: JsonObject) -> StepError | None:
     """Why a step of this name may not be started with this input."""
     return _refusal(f"The input of {name}", value, INPUT_BYTES)
+
+
+def refusal_of_start(
+    wanted: Sequence[NewStep], *, new: int, step_count: int, max_steps: int, longest_seconds: float
+) -> StepError | None:
+    """Why these steps, of which the first `new` are new, may not be started in a run that has had `step_count`."""
+    for step in wanted:
+        if step.timeout_seconds > longest_seconds:
+            limit = f"no host here runs longer than {longest_seconds:g}"
+            return StepError("step_too_long", f"{step.name} may take {step.timeout_seconds:g} seconds; {limit}")
+    if step_count + new > max_steps:
+        return StepError("max_steps", f"The run reached its limit of {max_steps} steps")
+    for step in wanted[:new]:
+        refusal = refusal_of_input(step.name, step.input) if step.input else None
+        if refusal is not None:
+            return refusal
+    return None
 
 
 def _refusal(what: str, value: JsonObject, limit: int) -> StepError | None:

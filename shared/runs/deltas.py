@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from shared.runs.models import RunId
-from shared.runs.store import Delta
+from shared.runs.transitions import Delta
 
 TICK_CHARS: Final = 32_768  # of one step between two ticks; as JSON it fits Realtime's 256 KB
 STEP_CHARS: Final = 1_048_576  # of one attempt in all; nobody reads more while it is being written

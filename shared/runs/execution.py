@@ -9,60 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, assert_never
+from dataclasses import replace
+from typing import Any, assert_never
 from uuid import UUID, uuid4
 
 from shared.crash_points import crash_point
-from shared.errors import AppError, DatabaseUnavailable
-from shared.runs.backoff import backoff_seconds
-from shared.runs.bounds import refusal_of_input, refusal_of_output
+from shared.errors import AppError
+from shared.runs.backoff import patiently
+from shared.runs.bounds import refusal_of_output, refusal_of_start
 from shared.runs.engine import Decision, Engine, Fail, Finish, Outcome, StartSteps, Wait
-from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunId, RunView, Step, StepError, StepResult
+from shared.runs.host import Host, Signals
+from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunView, Step, StepError, StepResult
 from shared.runs.open_steps import OpenSteps
 from shared.runs.performer import Context, Meter, perform
 from shared.runs.results import Results
 from shared.runs.snapshots import Snapshots
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, Advanced, Delta, FinishStep, RunStore, StartStep
+from shared.runs.transitions import Advance, Advanced, Delta, FinishStep, StartStep
 
 log = logging.getLogger(__name__)
-
-
-class Host(Protocol):
-    """What an execution needs of the worker that holds it."""
-
-    store: RunStore
-    parallel_steps: int
-    longest_step_seconds: float
-    snapshot_steps: int
-
-    async def submit(self, item: Advance) -> Advanced: ...
-
-    def emit(self, delta: Delta) -> None: ...
-
-    def unsent(self, run_id: RunId, *, some: bool) -> None:
-        """Whether some of this run's log lines were held back; if so, broadcast them soon."""
-        ...
-
-    def out_of_time(self) -> None:
-        """A run was given back for want of time: claim no more."""
-        ...
-
-    def seconds_left(self) -> float:
-        """Until the host goes away; infinity for a long-lived worker."""
-        ...
-
-
-@dataclass(slots=True)
-class Signals:
-    """What others want of the run. Set at any time; read between two advances."""
-
-    stop: bool = False
-    pause: bool = False
-    give_back: bool = False
-    reload: bool = False
 
 
 class Execution:
@@ -200,7 +165,13 @@ class Execution:
             steps, again, logs = (), [], ()  # no credits for more; what is performed may still give some back
         wanted = (*steps, *(step.to_new() for step in again)) if again else steps
         if wanted:
-            refusal = self._refusal(wanted, new=len(steps))
+            refusal = refusal_of_start(
+                wanted,
+                new=len(steps),
+                step_count=self._step_count,
+                max_steps=self._run.max_steps,
+                longest_seconds=self._host.longest_step_seconds,
+            )
             if refusal is not None:
                 return await self._fail(finished, refusal)
             left = self._host.seconds_left()
@@ -221,23 +192,6 @@ class Execution:
         if self._steps.in_flight:
             return self._advance(finished, logs=logs) if finished or logs else None
         return self._resting(finished, logs)
-
-    def _refusal(self, wanted: Sequence[NewStep], *, new: int) -> StepError | None:
-        """Why these steps may not be started at all."""
-        longest = self._host.longest_step_seconds
-        for step in wanted:
-            if step.timeout_seconds > longest:
-                return StepError(
-                    "step_too_long",
-                    f"{step.name} may take {step.timeout_seconds:g} seconds; no host here runs longer than {longest:g}",
-                )
-        if self._step_count + new > self._run.max_steps:
-            return StepError("max_steps", f"The run reached its limit of {self._run.max_steps} steps")
-        for step in wanted[:new]:
-            refusal = refusal_of_input(step.name, step.input) if step.input else None
-            if refusal is not None:
-                return refusal
-        return None
 
     def _resting(self, finished: tuple[FinishStep, ...], logs: tuple[NewLog, ...]) -> Advance:
         """Nothing runs and nothing starts: a wait costs no lease and no process."""
@@ -419,14 +373,7 @@ class Execution:
 
     async def _load(self, *, whole: bool = False) -> RunView | None:
         """Read the run, waiting for a database that is away; None when it is no longer ours."""
-        failures = 0
-        while True:
-            try:
-                view = await self._host.store.load(self.run_id, whole=whole)
-                break
-            except DatabaseUnavailable:
-                failures += 1
-                await asyncio.sleep(min(5.0, backoff_seconds(failures) / 4))
+        view = await patiently(lambda: self._host.store.load(self.run_id, whole=whole))
         return None if view is None or view.run.lease_id != self.lease_id else view
 
     async def _adopt(self, view: RunView, *, first: bool) -> bool:

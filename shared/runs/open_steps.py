@@ -17,7 +17,7 @@ from shared.runs.engine import Done, Failed, HumanRequest, Outcome
 from shared.runs.models import Step
 from shared.runs.performer import Meter, unknown_outcome
 from shared.runs.status import StepStatus
-from shared.runs.store import FinishStep
+from shared.runs.transitions import FinishStep
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from shared.crash_points import crash_point
 from shared.errors import AppError, DatabaseUnavailable, RetryLater, UpstreamTimeout
-from shared.runs.backoff import backoff_seconds
+from shared.runs.backoff import patiently
 from shared.runs.bounds import recordable
 from shared.runs.engine import Done, Engine, Failed, Outcome
 from shared.runs.models import Artifact, Run, Step, StepError, StepResult
@@ -22,8 +22,6 @@ from shared.runs.store import RunStore
 log = logging.getLogger(__name__)
 
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
-
-Read = TypeVar("Read")
 
 
 class Meter:
@@ -71,21 +69,10 @@ class Context:
         self.meter.read(micro_credits)
 
     async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
-        return await _patiently(lambda: self._store.artifacts(self._run.id, names)) if names else {}
+        return await patiently(lambda: self._store.artifacts(self._run.id, names)) if names else {}
 
     async def results(self, step_nos: tuple[int, ...]) -> Mapping[int, StepResult]:
-        return await _patiently(lambda: self._results.load(step_nos))
-
-
-async def _patiently(read: Callable[[], Awaitable[Read]]) -> Read:
-    """Read again while the database is away, until the step's time is up: that is no failure of the step."""
-    failures = 0
-    while True:
-        try:
-            return await read()
-        except DatabaseUnavailable:
-            failures += 1
-            await asyncio.sleep(min(5.0, backoff_seconds(failures) / 4))
+        return await patiently(lambda: self._results.load(step_nos))
 
 
 async def perform(engine: Engine[Any], state: object, step: Step, context: Context) -> Outcome:

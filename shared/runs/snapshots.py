@@ -14,8 +14,8 @@ import orjson
 
 from shared.runs.engine import Engine, Snapshotting
 from shared.runs.models import RunId, RunView
-from shared.runs.store import TakenSnapshot
 from shared.runs.text import storable
+from shared.runs.transitions import TakenSnapshot
 
 log = logging.getLogger(__name__)
 

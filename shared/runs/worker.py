@@ -26,7 +26,8 @@ from shared.runs.execution import Execution
 from shared.runs.models import RunId
 from shared.runs.snapshots import SNAPSHOT_STEPS
 from shared.runs.status import RunStatus
-from shared.runs.store import Advance, Advanced, Delta, RunStore
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, Advanced, Delta
 from shared.runs.wake import NoWake, Wake
 
 log = logging.getLogger(__name__)

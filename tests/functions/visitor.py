@@ -13,7 +13,8 @@ from shared.direct_database import DirectDatabase
 from shared.runs.engine import HumanRequest
 from shared.runs.models import NewArtifact, NewLog, NewMessage, NewPlan, NewStep, Records, RunId
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, Advanced, Delta, FinishStep, RunStore, StartStep
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, Advanced, Delta, FinishStep, StartStep
 
 PROMPT = "Write a hello world program in Python"
 

@@ -26,6 +26,7 @@ from local.keys import InvalidToken, Keys
 from local.postgres import PostgresServer
 from local.server import running_stack
 from local.services import Services
+from shared import errors
 from tests.support.stack import stack_over
 
 KEYS = Keys()
@@ -134,6 +135,7 @@ async def test_changed_code_is_loaded_anew(tmp_path):
             file.write_text(code + "    await Response('new')(scope, receive, send)")
             await asyncio.sleep(0.1)
         assert (await client.get("/functions/v1/version")).text == "new"
+    assert sys.modules["shared.errors"] is errors, "what another folder holds was imported once and stays"
 
 
 async def test_the_gateway_outlives_a_crash_of_the_database(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from shared.runs.engine import HumanRequest
 from shared.runs.models import NewArtifact, NewMessage, NewPlan, Records
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, FinishStep, RunStore, StartStep
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, FinishStep, StartStep
 from tests.runs.engines import steps
 from tests.support.runs import (
     Person,

@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 from shared.runs.engine import HumanRequest
 from shared.runs.models import RunId, RunView
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, Advanced, FinishStep, RunStore, StartStep
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, Advanced, FinishStep, StartStep
 from tests.runs.engines import steps
 from tests.support.runs import LEASE_SECONDS, Person, claim, connect
 

@@ -7,7 +7,8 @@ from uuid import uuid4
 
 from shared.runs.models import NewLog, Records, RunView
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, FinishStep, RunStore, StartStep
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, FinishStep, StartStep
 from tests.runs.engines import steps
 from tests.support.clock import shift_clock
 from tests.support.runs import Person, claim, connect, log_lines, run_row, step_rows, until_lock_wait

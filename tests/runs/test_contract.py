@@ -15,7 +15,8 @@ from shared.errors import AppError, Forbidden, InvalidInput
 from shared.runs.engine import HumanRequest
 from shared.runs.models import NewArtifact, NewLog, NewMessage, NewPlan, Records, RunView, StepError
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, Delta, FinishStep, RunStore, StartStep
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, Delta, FinishStep, StartStep
 from tests.runs.engines import steps
 from tests.support.clock import shift_clock
 from tests.support.runs import (

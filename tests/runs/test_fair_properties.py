@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from shared.runs.store import Claim
+from shared.runs.transitions import Claim
 from tests.runs.machine.world import Refused, World
 from tests.runs.queueing import BROKEN, OVER_THE_LIMIT, Held
 from tests.support.runs import claim

@@ -12,7 +12,8 @@ from shared.direct_database import DirectDatabase
 from shared.runs.engine import Done, Outcome, StepContext
 from shared.runs.models import NewLog, Records, Step
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Delta, FinishStep, RunStore, StartStep
+from shared.runs.store import RunStore
+from shared.runs.transitions import Delta, FinishStep, StartStep
 from tests.runs.engines import ListEngine, steps
 from tests.runs.queueing import Held, fetch, take
 from tests.runs.working import working

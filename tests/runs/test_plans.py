@@ -17,9 +17,11 @@ from psycopg import AsyncConnection
 
 from shared.direct_database import DirectDatabase
 from shared.run_views import LogLine, Run, Step
+from shared.runs.batch import to_batch
 from shared.runs.models import NewLog, RunId
 from shared.runs.status import RunStatus
-from shared.runs.store import Advance, Delta, RunStore, StartStep, _batch
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, Delta, StartStep
 from tests.runs.crowd import EXPIRED, crowd
 from tests.runs.engines import steps
 from tests.runs.queueing import Held, queue_many, run, take
@@ -91,7 +93,7 @@ class Scene:
         advance = "select public.advance_runs(%s)"
 
         def batch(**what: Any) -> str:
-            return json.dumps(_batch([Advance(run_id, working.lease_id, working.revision, **what)], 15))
+            return json.dumps(to_batch([Advance(run_id, working.lease_id, working.revision, **what)], lease_seconds=15))
 
         step = batch(start=(StartStep(2, uuid4(), steps(2)[1]),), logs=(NewLog("info", "Hello"),))
         lease = json.dumps([{"run_id": str(run_id), "lease_id": str(working.lease_id)}])
@@ -106,7 +108,7 @@ class Scene:
             "end and hand on": (advance, batch(status=RunStatus.FAILED)),
             "sleep": (advance, batch(status=RunStatus.QUEUED, available_in=60)),
             "give back": (advance, batch(status=RunStatus.QUEUED, available_in=0)),
-            "lose a race": (advance, json.dumps(_batch([Advance(run_id, uuid4(), 1)], 15))),
+            "lose a race": (advance, json.dumps(to_batch([Advance(run_id, uuid4(), 1)], lease_seconds=15))),
             "heartbeat": ("select public.heartbeat_runs(%s, 15)", lease),
             "flush": ("select public.flush_logs(%s)", [run_id]),
             "write": ("select public.publish_deltas(%s)", json.dumps([delta | {"offset": 5, "text": "!"}])),

@@ -26,7 +26,8 @@ from shared.runs.models import (
     StepError,
     StepResult,
 )
-from shared.runs.store import Delta, RunStore
+from shared.runs.store import RunStore
+from shared.runs.transitions import Delta
 from tests.runs.engines import ListEngine, Progress, steps
 from tests.runs.working import work_off, working
 from tests.support.runs import Person, assert_books_balance, connect, log_lines, run_row, step_rows, until_status

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, FinishStep, RunStore, StartStep
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, FinishStep, StartStep
 from tests.runs.engines import steps
 from tests.runs.people import refused
 from tests.support.runs import (

@@ -13,7 +13,8 @@ from shared.database import Database
 from shared.runs.engine import HumanRequest
 from shared.runs.models import Json, NewMessage, NewPlan, Records, RunId, RunView, StepError
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, FinishStep, RunStore, StartStep, TakenSnapshot
+from shared.runs.store import RunStore
+from shared.runs.transitions import Advance, FinishStep, StartStep, TakenSnapshot
 from tests.runs.engines import steps
 from tests.support.clock import shift_clock
 from tests.support.runs import Person, claim, connect

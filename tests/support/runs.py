@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 from psycopg import AsyncConnection
 
 from shared.runs.models import RunId
-from shared.runs.store import Claim, RunStore
+from shared.runs.store import RunStore
+from shared.runs.transitions import Claim
 
 OWNER = "test-worker"
 LEASE_SECONDS = 15.0

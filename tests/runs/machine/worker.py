@@ -19,7 +19,7 @@ from shared.errors import AppError
 from shared.runs.engine import HumanRequest
 from shared.runs.models import JsonObject, NewLog, NewMessage, NewStep, Records, RunId, RunView, Step, StepError
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.store import Advance, Advanced, Delta, FinishStep, StartStep, TakenSnapshot
+from shared.runs.transitions import Advance, Advanced, Delta, FinishStep, StartStep, TakenSnapshot
 from tests.runs.machine.world import World
 
 LEASE_SECONDS = 15.0
