@@ -103,11 +103,18 @@ def _environment(values: Mapping[str, str]) -> Generator[None]:
 
 async def _reload_on_change(router: FunctionRouter, config: StackConfig) -> None:
     async for _ in awatch(config.functions_dir, config.project_dir / "shared", watch_filter=PythonFilter()):
-        # What the functions share changes with them. A request that is under way keeps the modules it has.
-        for name in [name for name in sys.modules if name.split(".")[0] in {"functions", "shared"}]:
-            del sys.modules[name]
+        _forget_modules(config.functions_dir, config.project_dir / "shared")
         router.apps = load_functions(config.functions_dir)
         _log.info("function.reloaded names=%s", ",".join(router.apps))
+
+
+def _forget_modules(*folders: Path) -> None:
+    """Let what was imported from these folders be imported anew. A request under way keeps the modules it has."""
+    roots = [folder.resolve() for folder in folders]
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and any(Path(file).resolve().is_relative_to(root) for root in roots):
+            del sys.modules[name]
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
