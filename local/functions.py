@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType] - its optional trio types
 
 from local.config import StackConfig
+from local.development import function_variables
 from local.services import Part, Services
 
 PREFIX = "/functions/v1"
@@ -52,7 +53,7 @@ def build(services: Services, apps: Mapping[str, ASGIApp] | None = None) -> Part
 
 
 def environment(services: Services) -> dict[str, str]:
-    """The variables that Supabase gives every function."""
+    """The variables that Supabase gives every function, and Runbase's own."""
     config, keys = services.config, services.keys
     return {
         "SUPABASE_URL": config.api_url,
@@ -62,6 +63,7 @@ def environment(services: Services) -> dict[str, str]:
         "SUPABASE_SERVICE_ROLE_KEY": keys.service_role_key,
         "SUPABASE_JWKS": json.dumps(keys.jwks()),
         "SUPABASE_DB_URL": services.database_url,
+        **function_variables(),
     }
 
 

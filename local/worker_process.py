@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import IO
 
+from local.development import worker_variables
+
 STOP_SECONDS = 10.0
 
 
@@ -21,7 +23,7 @@ class WorkerProcess:
     def __init__(
         self, database_url: str, *, env: Mapping[str, str] | None = None, log: IO[bytes] | None = None
     ) -> None:
-        self._env = {**os.environ, **(env or {}), "SUPABASE_DB_URL": database_url}
+        self._env = {**os.environ, **worker_variables(), **(env or {}), "SUPABASE_DB_URL": database_url}
         self._log = log if log is not None else sys.stderr.buffer
         self._process: asyncio.subprocess.Process | None = None
 
