@@ -10,15 +10,35 @@ import hypothesis  # noqa: F401 - pytest's plugin imports it at the end, where a
 import pytest
 import pytest_asyncio
 
+from tests.support.canaries import leaks_below
 from tests.support.database import TestServer, new_directory
 from tests.support.stack import Stack, stack_over
 
+_LEAKS = pytest.StashKey[list[str]]()
 _DIRECTORY = "RUNBASE_TEST_SERVER"  # tells xdist's workers where the session's server lives
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[_DIRECTORY] = str(TestServer.reserve())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """No key that any test gave to Runbase may stand in a database, its log of changes, or the server's own log."""
+    if hasattr(session.config, "workerinput"):
+        return
+    leaks = list(leaks_below(Path(os.environ[_DIRECTORY])))
+    session.config.stash[_LEAKS] = leaks
+    if leaks:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if leaks := config.stash.get(_LEAKS, []):
+        terminalreporter.section("keys that leaked", red=True, bold=True)
+        for leak in leaks:
+            terminalreporter.write_line(leak)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
