@@ -100,6 +100,9 @@ CREATE TABLE public.agent_runs (
     account_id uuid NOT NULL,
     user_id uuid,
     agent_id uuid,
+    agent_version_id uuid,
+    credential_ids jsonb DEFAULT '{}'::jsonb NOT NULL,
+    price bigint DEFAULT 0 NOT NULL,
     engine text NOT NULL,
     status public.run_status DEFAULT 'created'::public.run_status NOT NULL,
     resumes_as public.run_status DEFAULT 'planning'::public.run_status NOT NULL,
@@ -159,6 +162,12 @@ WITH (fillfactor='70');
 
 COMMENT ON TABLE public.agent_runs IS 'One execution of any engine. Written by functions only; revision rises with every transition.';
 
+COMMENT ON COLUMN public.agent_runs.agent_version_id IS 'What it does, for good: pinned when it was created.';
+
+COMMENT ON COLUMN public.agent_runs.credential_ids IS 'By provider, the credentials of its account that its steps may open. Those that its agent brings stand in the version.';
+
+COMMENT ON COLUMN public.agent_runs.price IS 'What its start costs besides its steps, in micro-credits; 0 when paid before.';
+
 COMMENT ON COLUMN public.agent_runs.resumes_as IS 'What a claim moves a queued run to: planning or executing.';
 
 COMMENT ON COLUMN public.agent_runs.revision IS 'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';
@@ -196,6 +205,13 @@ CREATE FUNCTION private.add_slots(p_run public.agent_runs) RETURNS void
   insert into private.slots (account_id, kind, key, places)
     select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
     on conflict do nothing
+$$;
+
+CREATE FUNCTION private.administers(p_account_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(private.my_role(p_account_id) in ('owner', 'admin'), false)
 $$;
 
 CREATE FUNCTION private.advance_runs(p_batch jsonb) RETURNS jsonb
@@ -877,7 +893,7 @@ begin
   if v_answer is not null then
     return v_answer || '{"created": false}';
   end if;
-  if v_run.agent_id is not null and not private.may_use_agent(v_run.agent_id) then
+  if v_run.agent_id is not null and not private.may_use_agent(v_run.agent_id, v_account_id) then
     raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
   end if;
   perform private.take_rate(v_account_id, 'create');
@@ -1330,11 +1346,14 @@ CREATE FUNCTION private.may_hear(p_topic text) RETURNS boolean
     where r.id = substring(p_topic from 5)::uuid and r.account_id in (select private.my_account_ids()))
 $_$;
 
-CREATE FUNCTION private.may_use_agent(p_agent_id uuid) RETURNS boolean
+CREATE FUNCTION private.may_use_agent(p_agent_id uuid, p_account_id uuid) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
     AS $$
   select exists (select from public.agents a where a.id = p_agent_id and private.my_role(a.account_id) <> 'viewer')
+    or exists (
+      select from public.agent_access x
+      where x.agent_id = p_agent_id and x.account_id = p_account_id and coalesce(x.expires_at > private.clock(), true))
 $$;
 
 CREATE FUNCTION private.my_account_ids() RETURNS SETOF uuid
@@ -1342,6 +1361,22 @@ CREATE FUNCTION private.my_account_ids() RETURNS SETOF uuid
     SET search_path TO ''
     AS $$
   select account_id from public.account_members where user_id = (select auth.uid())
+$$;
+
+CREATE FUNCTION private.my_administered_agent_ids() RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 10
+    SET search_path TO ''
+    AS $$
+  select a.id from public.agents a join public.account_members m on m.account_id = a.account_id
+  where m.user_id = (select auth.uid()) and m.role in ('owner', 'admin')
+$$;
+
+CREATE FUNCTION private.my_agent_ids() RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 10
+    SET search_path TO ''
+    AS $$
+  select x.agent_id from public.agent_access x
+  where x.account_id in (select private.my_account_ids()) and coalesce(x.expires_at > private.clock(), true)
 $$;
 
 CREATE FUNCTION private.my_role(p_account_id uuid) RETURNS public.account_role
@@ -1647,6 +1682,20 @@ CREATE FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
       ) p))
 $$;
 
+CREATE FUNCTION private.refuse_frozen_version() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if to_jsonb(new) - array['pinned_at', 'published_at'] <> to_jsonb(old) - array['pinned_at', 'published_at']
+      or (old.published_at is not null and new.published_at is distinct from old.published_at)
+      or (old.pinned_at is not null and new.pinned_at is distinct from old.pinned_at) then
+    raise exception 'Version % of agent % is published or has runs, and cannot change', old.number, old.agent_id
+      using errcode = 'RUN15';
+  end if;
+  return new;
+end $$;
+
 CREATE FUNCTION private.refuse_move() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -1783,7 +1832,7 @@ begin
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
   -- A deleted agent has no places to take.
-  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id) then
+  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id, v_run.account_id) then
     raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
   end if;
 
@@ -1856,12 +1905,18 @@ CREATE FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean DEFAULT false
       'revision', r.revision, 'lease_id', r.lease_id, 'attempt', r.attempt, 'input', r.input,
       'step_count', r.step_count, 'max_steps', r.max_steps,
       'remaining_seconds', extract(epoch from r.deadline_at - c.now),
-      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null),
+      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null,
+      'credential_ids', coalesce(v.managed_credentials, '{}') || r.credential_ids,
+      'agent', case when v.id is not null then jsonb_build_object(
+        'agent_id', v.agent_id, 'version_id', v.id, 'number', v.number, 'engine', v.engine, 'config', v.config,
+        'input_schema', v.input_schema, 'credential_types', v.credential_types,
+        'managed', v.managed_credentials <> '{}', 'price', v.price) end),
     'snapshot', case when n.run_id is not null then
       jsonb_build_object('version', n.version, 'state', n.state, 'kept_steps', n.kept_steps) end
   ) || private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) order by r.id), '[]')
   from public.agent_runs r
-  left join private.run_snapshots n on n.run_id = r.id and not p_whole,
+  left join private.run_snapshots n on n.run_id = r.id and not p_whole
+  left join public.agent_versions v on v.id = r.agent_version_id,
   (select private.clock() as now) c
   where r.id = any (p_run_ids)
 $$;
@@ -2393,6 +2448,19 @@ CREATE TABLE public.accounts (
 
 COMMENT ON TABLE public.accounts IS 'Who owns and pays. Never deleted with a user: the ledger refers to it.';
 
+CREATE TABLE public.agent_access (
+    agent_id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    kind text NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT agent_access_kind_check CHECK ((kind = ANY (ARRAY['owned'::text, 'purchased'::text, 'granted'::text])))
+);
+
+COMMENT ON TABLE public.agent_access IS 'The accounts that may run an agent, besides its own. Runs that go on outlive it.';
+
+COMMENT ON COLUMN public.agent_access.expires_at IS 'Null: for good.';
+
 CREATE TABLE public.agent_artifacts (
     run_id uuid NOT NULL,
     artifact_no bigint NOT NULL,
@@ -2512,15 +2580,70 @@ CREATE TABLE public.agent_task_logs (
 
 COMMENT ON TABLE public.agent_task_logs IS 'What a run tells its people: append-only, gap-free by seq, broadcast and published.';
 
+CREATE TABLE public.agent_versions (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    agent_id uuid NOT NULL,
+    number integer NOT NULL,
+    engine text NOT NULL,
+    config jsonb DEFAULT '{}'::jsonb NOT NULL,
+    input_schema jsonb DEFAULT '{"type": "object"}'::jsonb NOT NULL,
+    credential_types text[] DEFAULT '{}'::text[] NOT NULL,
+    managed_credentials jsonb DEFAULT '{}'::jsonb NOT NULL,
+    price bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    pinned_at timestamp with time zone,
+    published_at timestamp with time zone,
+    CONSTRAINT agent_versions_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
+    CONSTRAINT agent_versions_engine_check CHECK ((engine ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
+    CONSTRAINT agent_versions_input_schema_check CHECK ((jsonb_typeof(input_schema) = 'object'::text)),
+    CONSTRAINT agent_versions_managed_credentials_check CHECK ((jsonb_typeof(managed_credentials) = 'object'::text)),
+    CONSTRAINT agent_versions_number_check CHECK ((number > 0)),
+    CONSTRAINT agent_versions_price_check CHECK (((price >= 0) AND (price <= '1000000000000000'::bigint)))
+);
+
+COMMENT ON TABLE public.agent_versions IS 'What an agent is. Frozen once it is published or a run has pinned it.';
+
+COMMENT ON COLUMN public.agent_versions.config IS 'The engine''s settings, as the seller wrote them. Never for buyers.';
+
+COMMENT ON COLUMN public.agent_versions.input_schema IS 'JSON Schema (2020-12) of a run''s input; a form is drawn from it.';
+
+COMMENT ON COLUMN public.agent_versions.credential_types IS 'The providers of which a run needs a credential.';
+
+COMMENT ON COLUMN public.agent_versions.managed_credentials IS 'By provider, the credential of the agent''s own account that stands in for the runner''s. Never for buyers.';
+
+COMMENT ON COLUMN public.agent_versions.price IS 'What starting a run costs, in micro-credits.';
+
+COMMENT ON COLUMN public.agent_versions.pinned_at IS 'When a run first pinned it as a draft.';
+
 CREATE TABLE public.agents (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     account_id uuid NOT NULL,
     name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    status text DEFAULT 'draft'::text NOT NULL,
+    visibility text DEFAULT 'private'::text NOT NULL,
+    current_version_id uuid,
+    draft_version_id uuid,
     max_concurrent_runs integer,
     created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT agents_description_check CHECK ((char_length(description) <= 4000)),
     CONSTRAINT agents_max_concurrent_runs_check CHECK (((max_concurrent_runs >= 1) AND (max_concurrent_runs <= 10000))),
-    CONSTRAINT agents_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200)))
+    CONSTRAINT agents_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
+    CONSTRAINT agents_published_has_a_version CHECK (((status <> 'published'::text) OR (current_version_id IS NOT NULL))),
+    CONSTRAINT agents_status_check CHECK ((status = ANY (ARRAY['draft'::text, 'published'::text, 'retired'::text]))),
+    CONSTRAINT agents_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'public'::text])))
 );
+
+COMMENT ON TABLE public.agents IS 'What can be run by its id. Written by functions; operators set max_concurrent_runs.';
+
+COMMENT ON COLUMN public.agents.status IS 'draft: its admins alone run it. published: whoever has access. retired: nobody starts it any more.';
+
+COMMENT ON COLUMN public.agents.visibility IS 'public: every signed-in user sees it once it is published. To run it takes access, either way.';
+
+COMMENT ON COLUMN public.agents.current_version_id IS 'What a new run pins: the version that was published last.';
+
+COMMENT ON COLUMN public.agents.draft_version_id IS 'What its admins edit and try, until it is published.';
 
 COMMENT ON COLUMN public.agents.max_concurrent_runs IS 'Runs of this agent that go on at a time, whoever started them; null: no limit of its own.';
 
@@ -2624,6 +2747,9 @@ ALTER TABLE ONLY public.account_members
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.agent_access
+    ADD CONSTRAINT agent_access_pkey PRIMARY KEY (agent_id, account_id, kind);
+
 ALTER TABLE ONLY public.agent_artifacts
     ADD CONSTRAINT agent_artifacts_pkey PRIMARY KEY (run_id, artifact_no);
 
@@ -2641,6 +2767,15 @@ ALTER TABLE ONLY public.agent_steps
 
 ALTER TABLE ONLY public.agent_task_logs
     ADD CONSTRAINT agent_task_logs_pkey PRIMARY KEY (run_id, seq);
+
+ALTER TABLE ONLY public.agent_versions
+    ADD CONSTRAINT agent_versions_agent_id_number_key UNIQUE (agent_id, number);
+
+ALTER TABLE ONLY public.agent_versions
+    ADD CONSTRAINT agent_versions_id_agent_id_key UNIQUE (id, agent_id);
+
+ALTER TABLE ONLY public.agent_versions
+    ADD CONSTRAINT agent_versions_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.agents
     ADD CONSTRAINT agents_pkey PRIMARY KEY (id);
@@ -2663,6 +2798,8 @@ CREATE INDEX slots_keys ON private.slots USING btree (id) WHERE (kind = 'key'::t
 CREATE INDEX slots_recheck ON private.slots USING btree (account_id, id) WHERE recheck;
 
 CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
+
+CREATE INDEX agent_access_account_id ON public.agent_access USING btree (account_id);
 
 CREATE INDEX agent_messages_of_step ON public.agent_messages USING btree (run_id, step_no);
 
@@ -2688,6 +2825,8 @@ CREATE INDEX agent_runs_timers ON public.agent_runs USING btree (available_at, i
 
 CREATE INDEX agents_account_id ON public.agents USING btree (account_id);
 
+CREATE INDEX agents_listed ON public.agents USING btree (created_at DESC, id) WHERE ((status = 'published'::text) AND (visibility = 'public'::text));
+
 CREATE UNIQUE INDEX credit_ledger_booked_once ON public.credit_ledger USING btree (run_id, step_no, attempt, kind);
 
 CREATE INDEX human_requests_account_id ON public.human_requests USING btree (account_id, created_at DESC);
@@ -2695,6 +2834,8 @@ CREATE INDEX human_requests_account_id ON public.human_requests USING btree (acc
 CREATE INDEX human_requests_run_id ON public.human_requests USING btree (run_id);
 
 CREATE TRIGGER recheck_slots AFTER UPDATE OF concurrent_runs ON private.tiers FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
+
+CREATE TRIGGER frozen BEFORE UPDATE ON public.agent_versions FOR EACH ROW WHEN (((old.published_at IS NOT NULL) OR (old.pinned_at IS NOT NULL))) EXECUTE FUNCTION private.refuse_frozen_version();
 
 CREATE TRIGGER guard AFTER UPDATE OF status ON public.agent_runs FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (NOT (((old.status = 'created'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'cancelled'::public.run_status]))) OR ((old.status = 'queued'::public.run_status) AND (new.status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status, 'paused'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'planning'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'executing'::public.run_status, 'awaiting_input'::public.run_status, 'paused'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'executing'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'planning'::public.run_status, 'awaiting_input'::public.run_status, 'paused'::public.run_status, 'completed'::public.run_status, 'failed'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'awaiting_input'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'paused'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))) OR ((old.status = 'paused'::public.run_status) AND (new.status = ANY (ARRAY['queued'::public.run_status, 'cancelled'::public.run_status, 'timeout'::public.run_status]))))))) EXECUTE FUNCTION private.refuse_move();
 
@@ -2715,8 +2856,23 @@ ALTER TABLE ONLY public.account_members
 ALTER TABLE ONLY public.accounts
     ADD CONSTRAINT accounts_tier_fkey FOREIGN KEY (tier) REFERENCES private.tiers(name) ON UPDATE CASCADE;
 
+ALTER TABLE ONLY public.agent_access
+    ADD CONSTRAINT agent_access_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.agent_access
+    ADD CONSTRAINT agent_access_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES public.agents(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.agent_versions
+    ADD CONSTRAINT agent_versions_agent_id_fkey FOREIGN KEY (agent_id) REFERENCES public.agents(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.agents
     ADD CONSTRAINT agents_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.agents
+    ADD CONSTRAINT agents_current_version_id_id_fkey FOREIGN KEY (current_version_id, id) REFERENCES public.agent_versions(id, agent_id);
+
+ALTER TABLE ONLY public.agents
+    ADD CONSTRAINT agents_draft_version_id_id_fkey FOREIGN KEY (draft_version_id, id) REFERENCES public.agent_versions(id, agent_id);
 
 ALTER TABLE ONLY public.credit_accounts
     ADD CONSTRAINT credit_accounts_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id);
@@ -2741,9 +2897,9 @@ ALTER TABLE private.step_transitions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.tiers ENABLE ROW LEVEL SECURITY;
 
-CREATE POLICY "Members read the agents of their accounts" ON public.agents FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
-
 CREATE POLICY "Members read their accounts" ON public.accounts FOR SELECT TO authenticated USING ((id IN ( SELECT private.my_account_ids() AS my_account_ids)));
+
+CREATE POLICY "Members read their accounts' access, and admins whom they gave " ON public.agent_access FOR SELECT TO authenticated USING (((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)) OR (agent_id IN ( SELECT private.my_administered_agent_ids() AS my_administered_agent_ids))));
 
 CREATE POLICY "Members read their credits" ON public.credit_accounts FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
 
@@ -2765,9 +2921,17 @@ CREATE POLICY "Members read what belongs to their accounts" ON public.human_requ
 
 CREATE POLICY "Members read who else is a member" ON public.account_members FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
 
+CREATE POLICY "Signed-in users read what is published, what they may run and w" ON public.agents FOR SELECT TO authenticated USING ((((status = 'published'::text) AND (visibility = 'public'::text)) OR (account_id IN ( SELECT private.my_account_ids() AS my_account_ids)) OR ((status <> 'draft'::text) AND (id IN ( SELECT private.my_agent_ids() AS my_agent_ids)))));
+
+CREATE POLICY "Who reads an agent reads its published versions, and its admins" ON public.agent_versions FOR SELECT TO authenticated USING ((((published_at IS NOT NULL) AND (EXISTS ( SELECT
+   FROM public.agents a
+  WHERE (a.id = agent_versions.agent_id)))) OR (agent_id IN ( SELECT private.my_administered_agent_ids() AS my_administered_agent_ids))));
+
 ALTER TABLE public.account_members ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.accounts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_access ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.agent_artifacts ENABLE ROW LEVEL SECURITY;
 
@@ -2780,6 +2944,8 @@ ALTER TABLE public.agent_runs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.agent_steps ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.agent_task_logs ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.agent_versions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.agents ENABLE ROW LEVEL SECURITY;
 
@@ -2799,6 +2965,8 @@ GRANT SELECT ON TABLE public.agent_runs TO authenticated;
 GRANT SELECT ON TABLE public.agent_runs TO service_role;
 
 REVOKE ALL ON FUNCTION private.add_slots(p_run public.agent_runs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.administers(p_account_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.advance_runs(p_batch jsonb) TO service_role;
@@ -2869,10 +3037,16 @@ REVOKE ALL ON FUNCTION private.made_slots_of(p_run public.agent_runs) FROM PUBLI
 REVOKE ALL ON FUNCTION private.may_hear(p_topic text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.may_hear(p_topic text) TO authenticated;
 
-REVOKE ALL ON FUNCTION private.may_use_agent(p_agent_id uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.may_use_agent(p_agent_id uuid, p_account_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.my_account_ids() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.my_account_ids() TO authenticated;
+
+REVOKE ALL ON FUNCTION private.my_administered_agent_ids() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.my_administered_agent_ids() TO authenticated;
+
+REVOKE ALL ON FUNCTION private.my_agent_ids() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.my_agent_ids() TO authenticated;
 
 REVOKE ALL ON FUNCTION private.my_role(p_account_id uuid) FROM PUBLIC;
 
@@ -2896,6 +3070,8 @@ REVOKE ALL ON FUNCTION private.recall(p_account_id uuid, p_action text, p_key te
 REVOKE ALL ON FUNCTION private.recheck_slots() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.refuse_frozen_version() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.refuse_move() FROM PUBLIC;
 
@@ -2986,6 +3162,9 @@ GRANT SELECT ON TABLE public.account_members TO service_role;
 GRANT SELECT ON TABLE public.accounts TO authenticated;
 GRANT SELECT ON TABLE public.accounts TO service_role;
 
+GRANT SELECT ON TABLE public.agent_access TO authenticated;
+GRANT SELECT ON TABLE public.agent_access TO service_role;
+
 GRANT SELECT ON TABLE public.agent_artifacts TO authenticated;
 GRANT SELECT ON TABLE public.agent_artifacts TO service_role;
 
@@ -3001,8 +3180,43 @@ GRANT SELECT ON TABLE public.agent_steps TO service_role;
 GRANT SELECT ON TABLE public.agent_task_logs TO authenticated;
 GRANT SELECT ON TABLE public.agent_task_logs TO service_role;
 
-GRANT SELECT ON TABLE public.agents TO authenticated;
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.agents TO service_role;
+GRANT SELECT ON TABLE public.agent_versions TO service_role;
+
+GRANT SELECT(id) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(agent_id) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(number) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(engine) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(input_schema) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(credential_types) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(price) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(created_at) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(published_at) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT ON TABLE public.agents TO service_role;
+
+GRANT SELECT(id) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(name) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(description) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(status) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(visibility) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(current_version_id) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(created_at) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(updated_at) ON TABLE public.agents TO authenticated;
 
 GRANT SELECT ON TABLE public.credit_accounts TO authenticated;
 GRANT SELECT ON TABLE public.credit_accounts TO service_role;

@@ -235,8 +235,50 @@ class Step:
 
 
 @record
+class RunAgent:
+    """The version of an agent that a run has pinned. It never changes.
+
+    Attributes:
+        config: What the agent's admins wrote for the engine. Nothing of it may reach a row that the run's people read.
+        input_schema: JSON Schema that the run's input was checked against.
+        credential_types: The providers of which the run has a credential in `Run.credential_ids`.
+        managed: The agent brings credentials of its own for some of them.
+        price: What starting the run cost, in micro-credits.
+    """
+
+    agent_id: UUID
+    version_id: UUID
+    number: int
+    engine: str
+    config: JsonObject
+    input_schema: JsonObject
+    credential_types: tuple[str, ...]
+    managed: bool
+    price: int
+
+    @classmethod
+    def from_row(cls, row: JsonObject) -> RunAgent:
+        return cls(
+            agent_id=UUID(cast("str", row["agent_id"])),
+            version_id=UUID(cast("str", row["version_id"])),
+            number=cast("int", row["number"]),
+            engine=cast("str", row["engine"]),
+            config=cast("JsonObject", row["config"]),
+            input_schema=cast("JsonObject", row["input_schema"]),
+            credential_types=tuple(cast("list[str]", row["credential_types"])),
+            managed=bool(row["managed"]),
+            price=cast("int", row["price"]),
+        )
+
+
+@record
 class Run:
-    """A run as a worker holds it: identity, input and limits. Counters live with the runner."""
+    """A run as a worker holds it: identity, input and limits. Counters live with the runner.
+
+    Attributes:
+        agent: The version it is of; None for a run that was started without an agent.
+        credential_ids: By provider, the credentials that its steps may open; the agent's own among them.
+    """
 
     id: RunId
     account_id: UUID
@@ -252,9 +294,13 @@ class Run:
     remaining_seconds: float
     stop_requested: bool
     pause_requested: bool
+    agent: RunAgent | None = None
+    credential_ids: Mapping[str, UUID] = field(default_factory=dict[str, UUID])
 
     @classmethod
     def from_row(cls, row: JsonObject) -> Run:
+        agent = cast("JsonObject | None", row.get("agent"))
+        credential_ids = cast("dict[str, str]", row.get("credential_ids", {}))
         user_id = cast("str | None", row["user_id"])
         lease_id = cast("str | None", row["lease_id"])
         return cls(
@@ -272,6 +318,8 @@ class Run:
             remaining_seconds=float(cast("float", row["remaining_seconds"])),
             stop_requested=bool(row["stop_requested"]),
             pause_requested=bool(row["pause_requested"]),
+            agent=None if agent is None else RunAgent.from_row(agent),
+            credential_ids={provider: UUID(value) for provider, value in credential_ids.items()},
         )
 
 

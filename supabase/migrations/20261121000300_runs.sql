@@ -57,6 +57,9 @@ create table public.agent_runs (
   account_id uuid not null,
   user_id uuid,
   agent_id uuid,
+  agent_version_id uuid,
+  credential_ids jsonb not null default '{}',
+  price bigint not null default 0,
   engine text not null,
   status public.run_status not null default 'created',
   resumes_as public.run_status not null default 'planning' check (resumes_as in ('planning', 'executing')),
@@ -112,6 +115,10 @@ create table public.agent_runs (
   )
 ) with (fillfactor = 70);  -- room for HOT updates: a run row changes with every step
 comment on table public.agent_runs is 'One execution of any engine. Written by functions only; revision rises with every transition.';
+comment on column public.agent_runs.agent_version_id is 'What it does, for good: pinned when it was created.';
+comment on column public.agent_runs.credential_ids is
+  'By provider, the credentials of its account that its steps may open. Those that its agent brings stand in the version.';
+comment on column public.agent_runs.price is 'What its start costs besides its steps, in micro-credits; 0 when paid before.';
 comment on column public.agent_runs.resumes_as is 'What a claim moves a queued run to: planning or executing.';
 comment on column public.agent_runs.revision is
   'Optimistic lock. Rises with every transition and record; heartbeats and requests to stop or pause leave it.';

@@ -9,7 +9,7 @@
 -- run has no tag, so a tenant's hundred thousand runs stand no farther ahead than its places, and a claim reads the head
 -- of one index, however long the queue is.
 -- Priority decides among an account's own runs only: a better run takes over a sibling's tag, never a stranger's.
--- Tables: private.slots, public.agents. Nothing destructive.
+-- Table: private.slots. Nothing destructive.
 -- Lock order: run rows by id, then credit accounts by id, then slots by id. What is locked after a slot is locked with
 -- `skip locked` alone; what could not be had is marked for the next claim (slots.recheck).
 -- Plans: each look into the queue says its order, which one index has, and may neither sort nor read a table as a whole.
@@ -18,22 +18,6 @@
 
 create sequence private.fair_time minvalue 0 start 0;
 comment on sequence private.fair_time is 'V: the highest fair_tag that was claimed. A sequence, because it must not be a row that all claims lock.';
-
-create table public.agents (
-  id uuid primary key default gen_random_uuid(),
-  account_id uuid not null references public.accounts (id) on delete cascade,
-  name text not null check (char_length(name) between 1 and 200),
-  max_concurrent_runs integer check (max_concurrent_runs between 1 and 10000),
-  created_at timestamptz not null default private.clock()
-);
-comment on column public.agents.max_concurrent_runs is 'Runs of this agent that go on at a time, whoever started them; null: no limit of its own.';
-create index agents_account_id on public.agents (account_id);
-alter table public.agents enable row level security;
-revoke all on public.agents from anon, authenticated, service_role;
-grant select on public.agents to authenticated;
-grant select, insert, update, delete on public.agents to service_role;
-create policy "Members read the agents of their accounts" on public.agents
-  for select to authenticated using (account_id in (select private.my_account_ids()));
 
 create table private.slots (
   id bigint generated always as identity primary key,

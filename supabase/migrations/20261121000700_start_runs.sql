@@ -40,12 +40,6 @@ begin
   return v_run;
 end $$;
 
--- Whether the caller may take places of an agent: who only reads its account may not.
-create function private.may_use_agent(p_agent_id uuid)
-  returns boolean language sql stable security definer set search_path = '' as $$
-  select exists (select from public.agents a where a.id = p_agent_id and private.my_role(a.account_id) <> 'viewer')
-$$;
-
 create function private.create_run(p_request jsonb, p_idempotency_key text)
   returns jsonb language plpgsql security definer
   set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
@@ -117,7 +111,7 @@ begin
   if v_answer is not null then
     return v_answer || '{"created": false}';
   end if;
-  if v_run.agent_id is not null and not private.may_use_agent(v_run.agent_id) then
+  if v_run.agent_id is not null and not private.may_use_agent(v_run.agent_id, v_account_id) then
     raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
   end if;
   perform private.take_rate(v_account_id, 'create');

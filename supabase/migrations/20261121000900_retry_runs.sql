@@ -38,7 +38,7 @@ begin
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
   -- A deleted agent has no places to take.
-  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id) then
+  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id, v_run.account_id) then
     raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
   end if;
 

@@ -41,7 +41,8 @@ $$;
 
 -- Runs as a worker and its engine need them: [{run, snapshot: {version, state, kept_steps} or null, steps, messages,
 -- plans}]. With a snapshot the steps are those that were open when it was taken, later ones, and kept ones.
--- p_whole reads all steps and no snapshot.
+-- p_whole reads all steps and no snapshot. `agent` is the version that the run has pinned, null when it is of none;
+-- `credential_ids` are those that its steps may open, the agent's own among them.
 create function private.run_view(p_run_ids uuid[], p_whole boolean default false)
   returns jsonb language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(jsonb_build_object(
@@ -50,12 +51,18 @@ create function private.run_view(p_run_ids uuid[], p_whole boolean default false
       'revision', r.revision, 'lease_id', r.lease_id, 'attempt', r.attempt, 'input', r.input,
       'step_count', r.step_count, 'max_steps', r.max_steps,
       'remaining_seconds', extract(epoch from r.deadline_at - c.now),
-      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null),
+      'stop_requested', r.stop_requested_at is not null, 'pause_requested', r.pause_requested_at is not null,
+      'credential_ids', coalesce(v.managed_credentials, '{}') || r.credential_ids,
+      'agent', case when v.id is not null then jsonb_build_object(
+        'agent_id', v.agent_id, 'version_id', v.id, 'number', v.number, 'engine', v.engine, 'config', v.config,
+        'input_schema', v.input_schema, 'credential_types', v.credential_types,
+        'managed', v.managed_credentials <> '{}', 'price', v.price) end),
     'snapshot', case when n.run_id is not null then
       jsonb_build_object('version', n.version, 'state', n.state, 'kept_steps', n.kept_steps) end
   ) || private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) order by r.id), '[]')
   from public.agent_runs r
-  left join private.run_snapshots n on n.run_id = r.id and not p_whole,
+  left join private.run_snapshots n on n.run_id = r.id and not p_whole
+  left join public.agent_versions v on v.id = r.agent_version_id,
   (select private.clock() as now) c
   where r.id = any (p_run_ids)
 $$;

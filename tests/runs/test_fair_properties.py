@@ -54,7 +54,7 @@ class Queue(RuleBasedStateMachine):
     def begin(self, alice: int, bob: int, of_agent: int, share: int) -> None:
         world = self.world
         world.run(world.reset())
-        world.run(self.do("truncate private.slots, public.agents"))
+        world.run(self.do("truncate private.slots, public.agents cascade"))
         world.run(self.do("update private.tiers set share = %s where name = 'pro'", share))
         one, other = world.people["alice"], world.people["bob"]
         for name, tier, places in (("alice", "free", alice), ("bob", "pro", bob)):

@@ -33,7 +33,8 @@ insert into private.tiers values ('two', 2, 1, 1000, 1000, 1000), ('three', 3, 4
 _EMPTY = """
 truncate public.agent_runs, public.agent_steps, public.agent_plans, public.agent_messages, public.agent_artifacts,
   public.agent_task_logs, public.human_requests, public.credit_ledger, private.idempotency_keys, private.step_deltas,
-  private.run_snapshots, private.slots, private.rate_limits, public.agents restart identity
+  private.run_snapshots, private.slots, private.rate_limits, public.agents, public.agent_versions, public.agent_access
+  restart identity
 """
 # An example must be able to happen again exactly: time stands still between the jumps, and ids count up.
 _REPEATABLE = """
