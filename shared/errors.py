@@ -6,6 +6,7 @@ whether the same call may succeed later without a change.
 
     AppError 500 internal
     ├─ InvalidInput 400 invalid_input
+    ├─ AddressBlocked 400 address_blocked     a URL leads where nobody's may; nothing was connected
     ├─ Unauthenticated 401 unauthenticated
     ├─ Forbidden 403 forbidden
     ├─ NotFound 404 not_found                 also what row-level security hides
@@ -73,6 +74,13 @@ class InvalidInput(AppError):
     """What was sent is wrong; the message names the field."""
 
     code = "invalid_input"
+    status = 400
+
+
+class AddressBlocked(AppError):
+    """A URL leads where nobody's may: to a private network, to our own hosts, or away from the credential's own."""
+
+    code = "address_blocked"
     status = 400
 
 
@@ -242,6 +250,10 @@ _BY_SQLSTATE: Final[dict[str, type[AppError]]] = {
     "RUN10": BudgetSpent,
     "RUN11": AppError,
     "RUN12": AppError,
+    "RUN14": Conflict,
+    "RUN15": Conflict,
+    "RUN19": Unauthenticated,
+    "RUN20": Forbidden,
     "PGRST301": Unauthenticated,
     "PGRST303": Unauthenticated,
     "42501": Forbidden,

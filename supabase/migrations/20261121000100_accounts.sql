@@ -1,6 +1,7 @@
 -- Accounts: who owns rows and pays. A personal account comes with each user and has the user's id; organisations are
 -- accounts with members and roles. Every policy asks one helper, private.my_account_ids().
--- Tables: public.accounts, public.account_members, private.tiers. Adds a trigger to auth.users. Nothing destructive.
+-- What an API key may do is asked here too, because every right comes through these helpers.
+-- Tables: public.accounts, public.account_members, private.tiers. Errors: RUN19, RUN20 of API keys. Adds a trigger to auth.users. Nothing destructive.
 
 create schema if not exists private;
 revoke all on schema private from public;
@@ -53,17 +54,63 @@ create table public.account_members (
 comment on table public.account_members is 'Viewers read, members create and control their own, admins and owners all.';
 create index account_members_user_id on public.account_members (user_id);
 
+-- What the caller's API key may do: null for a person's own session, empty when the key is no longer good. The token says
+-- which key and secret it was made of; their rows say what they are worth now. In plpgsql, so that the tables may come
+-- later (20261121002300_api_keys.sql).
+create function private.my_scopes()
+  returns text[] language plpgsql stable security definer set search_path = '' as $$
+declare
+  v_claims jsonb := auth.jwt();
+  v_key record;
+begin
+  if v_claims is null or not v_claims ? 'api_key_id' then
+    return null;
+  end if;
+  select k.id, k.user_id, k.scopes into v_key
+    from private.live_api_key((v_claims ->> 'session_id')::uuid, private.clock()) k;
+  if v_key.id = (v_claims ->> 'api_key_id')::uuid and v_key.user_id = (select auth.uid()) then
+    return v_key.scopes;
+  end if;
+  return '{}';
+end $$;
+grant execute on function private.my_scopes() to authenticated;
+
+-- Whether the caller may: a person may all, an API key what it has the scope for. For policies, which must not raise: one
+-- listener's key would end the changes of all others.
+create function private.has_scope(p_scope text)
+  returns boolean language sql stable security definer set search_path = '' as $$
+  select coalesce(p_scope = any (private.my_scopes()), true)
+$$;
+grant execute on function private.has_scope(text) to authenticated;
+
+-- The same for functions. Raises RUN19 when the key is no longer good, RUN20 when it lacks the scope.
+create function private.require_scope(p_scope text)
+  returns void language plpgsql stable security definer set search_path = '' as $$
+declare
+  v_scopes text[] := private.my_scopes();
+begin
+  if cardinality(v_scopes) = 0 then
+    raise exception 'The API key is no longer valid' using errcode = 'RUN19';
+  end if;
+  if p_scope <> all (v_scopes) then
+    raise exception 'The API key lacks the scope %', p_scope
+      using errcode = 'RUN20', hint = 'A key keeps the scopes it was made with: create one that has it.';
+  end if;
+end $$;
+
 -- The accounts whose rows the caller may read. Definer: a policy on account_members would otherwise ask itself.
 create function private.my_account_ids()
   returns setof uuid language sql stable security definer set search_path = '' rows 3 as $$
-  select account_id from public.account_members where user_id = (select auth.uid())
+  select account_id from public.account_members
+  where user_id = (select auth.uid()) and (select private.my_scopes()) is distinct from '{}'
 $$;
 grant execute on function private.my_account_ids() to authenticated;
 
 -- The caller's role in an account, null when not a member.
 create function private.my_role(p_account_id uuid)
   returns public.account_role language sql stable security definer set search_path = '' as $$
-  select role from public.account_members where account_id = p_account_id and user_id = (select auth.uid())
+  select role from public.account_members
+  where account_id = p_account_id and user_id = (select auth.uid()) and (select private.my_scopes()) is distinct from '{}'
 $$;
 
 alter table public.accounts enable row level security;

@@ -11,6 +11,7 @@ declare
   v_run public.agent_runs;
   v_role public.account_role;
 begin
+  perform private.require_scope('runs:write');
   -- Asked before the row is locked, so that nobody makes a stranger's run wait. A run never changes its account.
   v_role := private.my_role((select account_id from public.agent_runs where id = p_run_id));
   if v_role is null then

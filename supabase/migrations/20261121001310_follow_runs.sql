@@ -10,6 +10,7 @@ declare
   v_account_id uuid;
   v_answer jsonb;
 begin
+  perform private.require_scope('runs:read');
   select r.account_id into v_account_id from public.agent_runs r
     where r.id = p_run_id and r.account_id in (select private.my_account_ids());
   if not found then
