@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Final, Generic, Literal
+from typing import Final, Generic, Literal, cast
 from uuid import uuid4
 
 import orjson
@@ -31,6 +31,7 @@ from shared.rest_database import RestDatabase
 from shared.settings import Settings, current_settings
 
 Method = Literal["GET", "POST"]
+Callers = Literal["user", "service", "anyone"]
 
 # Supabase's list (its edge functions' `corsHeaders`), then ours.
 _ALLOWED_HEADERS: Final = (
@@ -48,8 +49,8 @@ class Endpoint(Generic[Body]):
     """One function at /functions/v1/<slug>.
 
     Attributes:
-        accepts: Shape of the JSON body, and of a GET's query.
-        callers: Who may call: signed-in users, or services with the secret key.
+        accepts: Shape of the JSON body, and of a GET's query. Bytes: the body as it came, for who checks a signature.
+        callers: Who may call: signed-in users, services with the secret key, or anyone, whom the function checks itself.
         replies: What each status answers with, for the OpenAPI document.
         description: Markdown for the same.
         headers: Header parameters for the same, name to meaning.
@@ -59,7 +60,7 @@ class Endpoint(Generic[Body]):
     slug: str
     accepts: TypeAdapter[Body]
     methods: tuple[Method, ...]
-    callers: Literal["user", "service"]
+    callers: Callers
     replies: Mapping[int, type[BaseModel] | UnionType]
     description: str
     headers: Mapping[str, str]
@@ -105,7 +106,7 @@ class Endpoint(Generic[Body]):
         if request.method == "GET":
             body = parse_query(request.query_params, self.accepts)
         else:
-            body = parse_body(await read_body(request), self.accepts)
+            body = _checked(await read_body(request), self.accepts)
         answer = await self.function(Call(body, database, request.headers, request_id, settings, request.scope, caller))
         return answer if isinstance(answer, Response) else _json(answer[0], answer[1])
 
@@ -115,6 +116,8 @@ class Endpoint(Generic[Body]):
         if self.callers == "service":
             verifier.service(headers)
             return None, RestDatabase(settings.rest_url, apikey=settings.secret_key)
+        if self.callers == "anyone":
+            return None, RestDatabase(settings.rest_url, apikey=settings.publishable_key)
         caller = await verifier.user(headers)
         return caller, RestDatabase(settings.rest_url, apikey=settings.publishable_key, token=caller.token)
 
@@ -143,12 +146,17 @@ def endpoint(
     accepts: TypeAdapter[Body],
     replies: Mapping[int, type[BaseModel] | UnionType],
     methods: tuple[Method, ...] = ("POST",),
-    callers: Literal["user", "service"] = "user",
+    callers: Callers = "user",
     headers: Mapping[str, str] | None = None,
 ) -> Endpoint[Body]:
     """Make a function's application. Its module's docstring describes it in the OpenAPI document."""
     description = sys.modules[function.__module__].__doc__ or ""
     return Endpoint(function, slug, accepts, methods, callers, replies, description, headers or {})
+
+
+def _checked(raw: bytes, accepts: TypeAdapter[Body]) -> Body:
+    # Nothing of a signed body is read before its signature is proven.
+    return cast("Body", raw) if accepts.core_schema["type"] == "bytes" else parse_body(raw, accepts)
 
 
 def _json(status: int, body: BaseModel | ErrorBody) -> Response:

@@ -61,7 +61,7 @@ def _operation(endpoint: Endpoint[Any], method: Method, schemas: Schema) -> Sche
         "operationId": f"{endpoint.slug}-{method.lower()}",
         "summary": summary.rpartition(": ")[2],
         "description": description.strip("\n"),
-        "security": [{endpoint.callers: []}],
+        "security": [] if endpoint.callers == "anyone" else [{endpoint.callers: []}],
         "parameters": [
             {"name": name, "in": "header", "description": meaning, "schema": {"type": "string"}}
             for name, meaning in endpoint.headers.items()
