@@ -42,7 +42,7 @@ class ProbeResult:
     valid: bool
     outcome: Outcome
     message: str
-    details: JsonObject = field(default_factory=dict)
+    details: JsonObject = field(default_factory=lambda: {})
 
     @property
     def success(self) -> bool:
