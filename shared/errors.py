@@ -254,6 +254,8 @@ _BY_SQLSTATE: Final[dict[str, type[AppError]]] = {
     "RUN15": Conflict,
     "RUN19": Unauthenticated,
     "RUN20": Forbidden,
+    "RUN21": Conflict,
+    "RUN22": Conflict,
     "PGRST301": Unauthenticated,
     "PGRST303": Unauthenticated,
     "42501": Forbidden,

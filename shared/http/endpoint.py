@@ -50,7 +50,7 @@ class Endpoint(Generic[Body]):
 
     Attributes:
         accepts: Shape of the JSON body, and of a GET's query. Bytes: the body as it came, for who checks a signature.
-        callers: Who may call: signed-in users, services with the secret key, or anyone, whom the function checks itself.
+        callers: Who may call: signed-in users, services with the secret key, or anyone: the function checks.
         replies: What each status answers with, for the OpenAPI document.
         description: Markdown for the same.
         headers: Header parameters for the same, name to meaning.

@@ -167,6 +167,8 @@ def _append_records(batch: defaultdict[str, list[Json]], finish: FinishStep, run
         batch["plans"] += [of_step | _plan(plan) for plan in records.plans]
     if finish.request is not None:
         batch["requests"].append(of_step | _request(finish.request))
+    if finish.event is not None:
+        batch["events"].append(of_step | {"token_hash": finish.event.token_hash})
 
 
 def _message(message: NewMessage) -> JsonObject:

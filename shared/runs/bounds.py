@@ -7,13 +7,14 @@ over a limit fails its step with the size and the limit, and never reaches the d
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, cast
 
 import orjson
 
-from shared.runs.engine import Done, Failed, HumanRequest, Outcome, Waiting
+from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome, Waiting
 from shared.runs.models import Json, JsonObject, NewArtifact, NewMessage, NewPlan, NewStep, Records, Step, StepError
 from shared.runs.text import bounded_metadata, bounded_text, json_bytes, storable
 
@@ -25,6 +26,7 @@ ERROR_MESSAGE_BYTES: Final = 8 * 1024
 ERROR_DETAILS_BYTES: Final = 16 * 1024
 TOO_LARGE: Final = "result_too_large"
 UNSTORABLE: Final = "unstorable"
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class TooLarge(ValueError):  # noqa: N818 - the name says what is wrong
@@ -95,11 +97,19 @@ def _clean(outcome: Outcome) -> Outcome:
         case Failed(error, _, credits_, retry_after):
             return Failed(_bounded(error), records, credits_, None if retry_after is None else _seconds(retry_after))
         case Waiting(on, _, credits_):
-            return Waiting(_question(on) if isinstance(on, HumanRequest) else _seconds(on), records, credits_)
+            return Waiting(_awaited(on), records, credits_)
 
 
-def _question(asked: HumanRequest) -> HumanRequest:
-    return HumanRequest(storable(asked.prompt), asked.kind, tuple(storable(option) for option in asked.options))
+def _awaited(on: HumanRequest | Event | float) -> HumanRequest | Event | float:
+    match on:
+        case HumanRequest():
+            return HumanRequest(storable(on.prompt), on.kind, tuple(storable(option) for option in on.options))
+        case Event():
+            if not _HASH.fullmatch(on.token_hash):
+                raise ValueError("the hash of the awaited event's token is no SHA-256 in hex")
+            return Event(on.token_hash, None if on.timeout_seconds is None else _seconds(on.timeout_seconds))
+        case _:
+            return _seconds(on)
 
 
 def _clean_records(records: Records) -> Records:

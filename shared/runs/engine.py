@@ -92,10 +92,23 @@ class HumanRequest:
 
 
 @record
-class Waiting:
-    """The step stays open, costing nothing, until a person answers or a time has come (output: {})."""
+class Event:
+    """Something that is told from outside, once: its payload becomes the step's output. See docs/webhooks.md.
 
-    on: HumanRequest | float
+    Attributes:
+        token_hash: SHA-256, as hex, of the token that who delivers the event must show.
+        timeout_seconds: After these the step fails as `event_timeout`; None: as many as the step itself may take.
+    """
+
+    token_hash: str
+    timeout_seconds: float | None = None
+
+
+@record
+class Waiting:
+    """The step stays open, costing nothing, until a person answers, an event comes or a time has come (output: {})."""
+
+    on: HumanRequest | Event | float
     records: Records = field(default_factory=Records)
     credits: int = 0
 

@@ -196,7 +196,7 @@ class Execution:
     def _resting(self, finished: tuple[FinishStep, ...], logs: tuple[NewLog, ...]) -> Advance:
         """Nothing runs and nothing starts: a wait costs no lease and no process."""
         waiting = self._steps.waiting()
-        timed = [self._steps.due_in(step) for step in waiting if step.waits_for in (None, "timer")]
+        timed = [self._steps.due_in(step) for step in waiting if step.waits_for in (None, "timer", "event")]
         if timed:
             return self._advance(finished, logs=logs, status=RunStatus.QUEUED, available_in=max(0.0, min(timed)))
         if any(step.waits_for == "human" for step in waiting):

@@ -13,8 +13,8 @@ from math import inf
 from typing import Any, Final
 
 from shared.runs.backoff import backoff_seconds
-from shared.runs.engine import Done, Failed, HumanRequest, Outcome
-from shared.runs.models import Step
+from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome
+from shared.runs.models import Step, StepError
 from shared.runs.performer import Meter, unknown_outcome
 from shared.runs.status import StepStatus
 from shared.runs.transitions import FinishStep
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 Performance = Callable[[Step, Meter], Coroutine[Any, Any, Outcome]]
 INTERRUPT_SECONDS: Final = 10.0  # what a cancelled step may take to go; after that nobody waits for it
+EVENT_TIMEOUT: Final = "event_timeout"
 MAX_UNCOMMITTED: Final = 16  # results in memory; a database that takes them slower than they come slows the steps down
 
 
@@ -70,11 +71,11 @@ class OpenSteps:
         return None if first == inf else first
 
     def timer_is_due(self) -> bool:
-        """Whether by this host's clock a timer has ended. Only the database's clock says so for good."""
+        """Whether by this host's clock a timed wait has ended. Only the database's clock says so for good."""
         if len(self._recorded) == len(self._tasks):
             return False
         return any(
-            step.waits_for == "timer" and step.step_no not in self._outcomes and self.due_in(step) <= 0
+            step.waits_for in ("timer", "event") and step.step_no not in self._outcomes and self.due_in(step) <= 0
             for step in self.waiting()
         )
 
@@ -110,6 +111,11 @@ class OpenSteps:
             return
         if step.waits_for == "timer" and self.due_in(step) <= 0:
             self._outcomes[number] = (step, Done())
+            return
+        if step.waits_for == "event" and self.due_in(step) <= 0:
+            # Not tried again: what was asked for may still be under way, so that is for the engine to decide.
+            late = f"{step.name} waited for an event that did not come in time"
+            self._outcomes[number] = (step, Failed(StepError(EVENT_TIMEOUT, late)))
             return
         if step.waits_for is not None:
             return
@@ -244,6 +250,9 @@ def _finish(step: Step, outcome: Outcome) -> FinishStep:
         )
     if isinstance(outcome.on, HumanRequest):
         return replace(base, status=StepStatus.RUNNING, waits_for="human", request=outcome.on)
+    if isinstance(outcome.on, Event):
+        limit = step.timeout_seconds if outcome.on.timeout_seconds is None else outcome.on.timeout_seconds
+        return replace(base, status=StepStatus.RUNNING, waits_for="event", available_in=limit, event=outcome.on)
     return replace(base, status=StepStatus.RUNNING, waits_for="timer", available_in=outcome.on)
 
 

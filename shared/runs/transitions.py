@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import field
 from uuid import UUID
 
-from shared.runs.engine import HumanRequest
+from shared.runs.engine import Event, HumanRequest
 from shared.runs.models import (
     JsonObject,
     NewLog,
@@ -43,6 +43,7 @@ class FinishStep:
     waits_for: WaitsFor | None = None
     records: Records = field(default_factory=Records)
     request: HumanRequest | None = None
+    event: Event | None = None
 
 
 @record

@@ -19,6 +19,7 @@
 --    "messages":  [{run_id, step_no, role, content}],
 --    "artifacts": [{run_id, step_no, name, content_type, content}], "plans": [{run_id, step_no, goal, phases, reason}],
 --    "requests":  [{run_id, step_no, kind, prompt, options}],
+--    "events":    [{run_id, step_no, token_hash}],
 --    "snapshots": [{run_id, version, step_count, open_steps, kept_steps, state}]}
 -- A run wins if lease_id and revision both match; of a run that does not, nothing is written. Set-based: one statement a
 -- table for the whole batch. charge is the sum of credits of its finished steps, released the sum of their bounds,
@@ -322,6 +323,10 @@ begin
     end if;
     if v_told is not null then
       perform private.broadcast_logs(v_told, v_told_from);
+    end if;
+    if p_batch ? 'events' then
+      -- Last: an event that was there before its wait writes to the run anew.
+      perform private.await_events(p_batch -> 'events', v_won);
     end if;
   end if;
 
