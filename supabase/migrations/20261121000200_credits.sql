@@ -26,7 +26,7 @@ create table public.credit_ledger (
   run_id uuid,
   step_no integer,
   attempt integer,
-  kind text not null check (kind in ('grant', 'hold', 'settle', 'release')),
+  kind text not null check (kind in ('grant', 'hold', 'price', 'settle', 'release')),
   debit text not null check (debit in ('issued', 'available', 'held')),
   credit text not null check (credit in ('available', 'held', 'spent')),
   amount bigint not null check (amount > 0),

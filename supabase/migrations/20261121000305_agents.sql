@@ -28,6 +28,11 @@ comment on column public.agents.max_concurrent_runs is 'Runs of this agent that 
 create index agents_account_id on public.agents (account_id);
 create index agents_listed on public.agents (created_at desc, id) where status = 'published' and visibility = 'public';
 
+create function private.keys_of(p_value jsonb)
+  returns text[] language sql immutable set search_path = '' as $$
+  select array(select k from jsonb_object_keys(p_value) k order by k)
+$$;
+
 create table public.agent_versions (
   id uuid primary key default gen_random_uuid(),
   agent_id uuid not null references public.agents (id) on delete cascade,
@@ -37,6 +42,7 @@ create table public.agent_versions (
   input_schema jsonb not null default '{"type": "object"}' check (jsonb_typeof(input_schema) = 'object'),
   credential_types text[] not null default '{}',
   managed_credentials jsonb not null default '{}' check (jsonb_typeof(managed_credentials) = 'object'),
+  managed_types text[] not null generated always as (private.keys_of(managed_credentials)) stored,
   price bigint not null default 0 check (price between 0 and 1000000000000000),
   created_at timestamptz not null default private.clock(),
   pinned_at timestamptz,
@@ -50,6 +56,7 @@ comment on column public.agent_versions.input_schema is 'JSON Schema (2020-12) o
 comment on column public.agent_versions.credential_types is 'The providers of which a run needs a credential.';
 comment on column public.agent_versions.managed_credentials is
   'By provider, the credential of the agent''s own account that stands in for the runner''s. Never for buyers.';
+comment on column public.agent_versions.managed_types is 'The providers for which nobody needs to bring a credential.';
 comment on column public.agent_versions.price is 'What starting a run costs, in micro-credits.';
 comment on column public.agent_versions.pinned_at is 'When a run first pinned it as a draft.';
 
@@ -90,11 +97,20 @@ create function private.administers(p_account_id uuid)
   select coalesce(private.my_role(p_account_id) in ('owner', 'admin'), false)
 $$;
 
--- The agents that the caller's accounts have access to.
+create function private.is_agent_of(p_agent_id uuid, p_account_id uuid)
+  returns boolean language sql stable security definer set search_path = '' as $$
+  select exists (select from public.agents where id = p_agent_id and account_id = p_account_id)
+$$;
+
+-- The agents that the caller may run once they are published: his accounts' own, and those with access. Who only reads
+-- in an account runs nothing there.
 create function private.my_agent_ids()
   returns setof uuid language sql stable security definer set search_path = '' rows 10 as $$
-  select x.agent_id from public.agent_access x
-  where x.account_id in (select private.my_account_ids()) and coalesce(x.expires_at > private.clock(), true)
+  select x.agent_id from public.agent_access x join public.account_members m on m.account_id = x.account_id
+  where m.user_id = (select auth.uid()) and m.role <> 'viewer' and coalesce(x.expires_at > private.clock(), true)
+  union
+  select a.id from public.agents a join public.account_members m on m.account_id = a.account_id
+  where m.user_id = (select auth.uid()) and m.role <> 'viewer'
 $$;
 grant execute on function private.my_agent_ids() to authenticated;
 
@@ -130,8 +146,8 @@ create policy "Signed-in users read what is published, what they may run and wha
 
 alter table public.agent_versions enable row level security;
 revoke all on public.agent_versions from anon, authenticated, service_role;
-grant select (id, agent_id, number, engine, input_schema, credential_types, price, created_at, published_at)
-  on public.agent_versions to authenticated;
+grant select (id, agent_id, number, engine, input_schema, credential_types, managed_types, price, created_at,
+  published_at) on public.agent_versions to authenticated;
 grant select on public.agent_versions to service_role;
 create policy "Who reads an agent reads its published versions, and its admins all" on public.agent_versions
   for select to authenticated using (

@@ -1,5 +1,6 @@
 -- Retry: a new run that takes over what was recorded before the first step that did not complete, so that history is
--- never rewritten. Errors: RUN01 no such agent any more, RUN02 move not allowed.
+-- never rewritten. Errors: RUN01 no such agent any more, RUN02 move not allowed, RUN15
+-- agent retired. A retry keeps the version and the credentials.
 -- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
 -- True for a step that a fork copied as it ended: what it recorded comes along.
@@ -17,6 +18,7 @@ declare
   v_new public.agent_runs;
   v_fork integer;
   v_fork_ended timestamptz;
+  v_price bigint;
   v_answer jsonb;
 begin
   v_answer := private.recall(v_run.account_id, 'retry', p_idempotency_key, jsonb_build_object('run_id', p_run_id));
@@ -37,16 +39,21 @@ begin
   select coalesce(finished_at, 'infinity') into v_fork_ended
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
-  -- A deleted agent has no places to take.
-  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id, v_run.account_id) then
-    raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
-  end if;
+  perform private.refuse_without_agent(v_run);
+  -- What was paid for the agent is paid for the first retry too, and not for more: they would be runs for nothing.
+  v_price := case
+    when v_run.started_at is null then v_run.price
+    when not exists (select from public.agent_runs f where f.forked_from = p_run_id and f.fork_step is not null) then 0
+    when v_run.agent_id is null or private.is_agent_of(v_run.agent_id, v_run.account_id) then 0
+    else (select price from public.agent_versions where id = v_run.agent_version_id)
+  end;
 
   perform private.take_rate(v_run.account_id, 'create');
-  insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
-      priority, concurrency_key, concurrency_limit, resumes_as, step_count, forked_from, fork_step, revision)
-    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.engine, v_run.input, v_run.max_steps,
-      v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit,
+  insert into public.agent_runs (account_id, user_id, agent_id, agent_version_id, credential_ids, price, engine, input,
+      max_steps, timeout_seconds, max_credits, priority, concurrency_key, concurrency_limit, resumes_as, step_count,
+      forked_from, fork_step, revision)
+    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.agent_version_id, v_run.credential_ids, v_price,
+      v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit,
       v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
     returning * into v_new;
   -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel

@@ -23,6 +23,7 @@ from tests.runs.queueing import (
     take,
     tier,
 )
+from tests.support.agents import PUBLISHED_AGENT
 from tests.support.clock import shift_clock
 from tests.support.runs import Person, connect, join, new_person
 
@@ -32,7 +33,7 @@ Leave = Callable[[Person, Held, str], Awaitable[Any]]
 async def new_agent(url: str, account_id: UUID, *, places: int | None) -> str:
     rows = await fetch(
         url,
-        "insert into public.agents (account_id, name, max_concurrent_runs) values (%s, 'Agent', %s) returning id::text",
+        PUBLISHED_AGENT,
         account_id,
         places,
     )
@@ -332,8 +333,6 @@ async def test_who_may_no_longer_use_an_agent_does_not_retry_its_runs(
     await run(database_url, change, person.id, seller.id)
 
     assert await refused(person.call("retry_run", run_id)) == "RUN01"
-    await run(database_url, "delete from public.agents where id = %s", agent_id)
-    await person.call("retry_run", run_id)
 
 
 async def test_a_held_run_moves_on_to_the_next_limit_that_is_reached(

@@ -18,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from shared.runs.transitions import Claim
 from tests.runs.machine.world import Refused, World
 from tests.runs.queueing import BROKEN, OVER_THE_LIMIT, Held
+from tests.support.agents import PUBLISHED_AGENT
 from tests.support.runs import claim
 
 SEARCH = "RUNBASE_MACHINE_EXAMPLES" in os.environ
@@ -64,8 +65,7 @@ class Queue(RuleBasedStateMachine):
         world.run(self.do("insert into public.account_members values (%s, %s, 'member')", one.id, other.id))
         self.agent_id = world.run(
             world.see(
-                "insert into public.agents (account_id, name, max_concurrent_runs) values (%s, 'Agent', %s)"
-                " returning id::text",
+                PUBLISHED_AGENT,
                 one.id,
                 of_agent,
             )

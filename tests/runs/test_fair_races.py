@@ -16,6 +16,7 @@ from shared.direct_database import DirectDatabase
 from shared.runs.models import RunId
 from shared.runs.store import RunStore
 from tests.runs.queueing import Held, assert_places_are_right, fetch, held, over_the_limit, queue_many, run, take, tier
+from tests.support.agents import PUBLISHED_AGENT
 from tests.support.clock import shift_clock
 from tests.support.runs import Person, claim, connect, new_person, until_lock_wait
 
@@ -172,8 +173,9 @@ async def test_nobody_deadlocks_and_every_count_is_right_after_a_crush(person: P
         await tier(database_url, one, places=3)
     rows = await fetch(
         database_url,
-        "insert into public.agents (account_id, name, max_concurrent_runs) values (%s, 'Agent', 2) returning id::text",
+        PUBLISHED_AGENT,
         person.id,
+        2,
     )
     agent_id = rows[0][0]
     chance = Random(7)  # noqa: S311 - the same crush each time

@@ -18,6 +18,7 @@ from psycopg import AsyncConnection
 
 from shared.direct_database import DirectDatabase
 from shared.runs.store import RunStore
+from tests.support.agents import PUBLISHED_AGENT
 from tests.support.clock import shift_clock
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class World:
         self.store = RunStore(self._database)
         self.people: dict[str, Person] = {}
         self.team: UUID
-        self.agent: UUID
+        self.agent: str
         """An agent of the team's; one run of it goes on at a time."""
         self.passed = 0.0
         """Seconds that passed in this example, as a clock counts them that nobody sets back."""
@@ -156,8 +157,9 @@ class World:
         for name, tier in TIERS.items():
             await self.set_tier(name, tier)
         self.agent = await self.see(
-            "insert into public.agents (account_id, name, max_concurrent_runs) values (%s, 'A', 1) returning id",
+            PUBLISHED_AGENT,
             self.team,
+            1,
         )
 
     async def _credits_at_sign_up(self, amount: int) -> None:
