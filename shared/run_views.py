@@ -71,14 +71,16 @@ class RunConcurrency(BaseModel):
     limit: int
 
 
-class Run(Record):
-    """A run."""
+class AgentOfRun(BaseModel):
+    """What a run is of. Its name is today's; null when the agent was deleted."""
 
-    COLUMNS = (
-        "id,account_id,user_id,status,held_for,revision,engine,input,output,error,created_at,started_at,finished_at,"
-        "deadline_at,step_count,max_steps,timeout_seconds,priority,concurrency_key,concurrency_limit,forked_from,"
-        "fork_step,log_seq,credits_held,credits_reserved,credits_spent,max_credits"
-    )
+    id: UUID
+    name: str | None
+    version: int | None = Field(description="The number of the version that the run has pinned")
+
+
+class Run(BaseModel):
+    """A run, as `show_runs` and `list_runs` answer it."""
 
     id: UUID
     account_id: UUID
@@ -89,12 +91,14 @@ class Run(Record):
     )
     revision: int = Field(description="Rises with every transition; send it back to act only on what you saw")
     engine: str
+    agent: AgentOfRun | None
     input: Object
     output: Object | None
     error: Object | None
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
+    duration_ms: int | None = Field(description="From start to end; null before the end, or if it never started")
     deadline_at: Time | None
     step_count: int
     max_steps: int

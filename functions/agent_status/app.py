@@ -3,7 +3,10 @@
 With `run_id`: the run, and a page of each list that `include` names: steps, messages, artifacts, logs, plan (the
 current one first). Each has its own `next_cursor`; to go on, ask again with that one `include` and the cursor.
 Without: the runs of an account (default: the caller's personal one), newest first, filtered by `status`, `engine`,
-`created_after` and `created_before`.
+`agent_id`, `created_after`, `created_before` and `text`, which is searched in what went in and came out and in the
+agent's name, whatever the case. A page looks at 10,000 runs at most, 1,000 with `text`: so it may have fewer than
+`limit`, or none, and a `next_cursor` all the same. With `export` (csv or jsonl) the answer is a file of all of them; where
+the host cannot stream, a part of it, with the next one's cursor in the header X-Next-Cursor.
 
 A GET gives lists with commas: `?include=steps,logs`. A run of somebody else does not exist (404). Credits are credits.
 """
@@ -27,7 +30,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from functions.agent_status.pages import History, Include, Page, page_of_run, page_of_runs, read_rows
+from functions.agent_status.export import Export
+from functions.agent_status.export_rows import Format
+from functions.agent_status.history import MAX_LIMIT, History, page_of_history
+from functions.agent_status.pages import Include, Page, page_of_run, read_rows
 from shared import run_views as views
 from shared.errors import NotFound
 from shared.http import Answer, Call, endpoint, serverless
@@ -36,6 +42,7 @@ from shared.runs.models import JsonObject
 from shared.runs.status import RunStatus
 
 MAX_QUESTIONS = 1000  # of all runs of a page
+SECONDS_OF_HOST = 20.0  # for one that buffers answers and does not say how long it lets a request run
 
 # A list may be written with commas, as a query has it; in JSON a single name will do.
 Listed = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
@@ -51,6 +58,9 @@ def _in_utc(time: datetime) -> datetime:
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
+_OF_HISTORY = {"account_id", "status", "engine", "agent_id", "created_after", "created_before", "text", "export"}
+
+
 class StatusQuery(BaseModel):
     """Which run, or which runs."""
 
@@ -58,7 +68,7 @@ class StatusQuery(BaseModel):
 
     run_id: UUID | None = None
     include: Annotated[list[Include], Listed] = []
-    limit: int = Field(default=50, ge=1, le=200, description="Items in each page")
+    limit: int = Field(default=50, ge=1, le=MAX_LIMIT, description="Items in each page")
     cursor: str | None = Field(default=None, max_length=500)
     account_id: UUID | None = None
     status: Annotated[list[RunStatus], Listed] = []
@@ -66,15 +76,20 @@ class StatusQuery(BaseModel):
     agent_id: UUID | None = None
     created_after: Time | None = None
     created_before: Time | None = None
+    text: str | None = Field(
+        default=None, min_length=1, max_length=200, description="In input, output, error or the agent's name"
+    )
+    export: Format | None = Field(default=None, description="The history as a file")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.run_id is None:
             if self.include:
                 raise PydanticCustomError("include_of_run", "include needs run_id")
+            if self.export is not None and "limit" in self.model_fields_set:
+                raise PydanticCustomError("limit_of_page", "limit is of pages; an export has every run")
             return self
-        filters = {"account_id", "status", "engine", "agent_id", "created_after", "created_before"}
-        if given := sorted(self.model_fields_set & filters):
+        if given := sorted(self.model_fields_set & _OF_HISTORY):
             raise PydanticCustomError(
                 "filter_of_history", "{field} filters the history, not one run", {"field": given[0]}
             )
@@ -98,45 +113,50 @@ class Runs(BaseModel):
     """A page of the history."""
 
     runs: list[views.Run]
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="Null at the end alone: a page may be short, or empty, before it")
 
 
 async def agent_status(call: Call[StatusQuery]) -> Answer:
     """Answer about one run or about many."""
     query = call.body
-    if query.run_id is None:
-        return 200, await _history(call)
-    return 200, await _one(call.database, query.run_id, query)
+    if query.run_id is not None:
+        return 200, await _one(call.database, query.run_id, query)
+    history = History(
+        account_id=query.account_id or call.user.user_id,  # the personal account has its user's id
+        statuses=query.status,
+        engine=query.engine,
+        agent_id=query.agent_id,
+        created_after=query.created_after,
+        created_before=query.created_before,
+        text=query.text,
+    )
+    if query.export is None:
+        return 200, await _history(call.database, history, query)
+    export = Export(call.database, history, query.export, query.cursor)
+    if call.is_buffered:
+        return await export.part(seconds=(call.seconds_left() or SECONDS_OF_HOST) / 2)
+    return await export.stream()
 
 
 async def _one(database: RestDatabase, run_id: UUID, query: StatusQuery) -> Status:
     includes = list(dict.fromkeys(query.include))
     pages_of = (page_of_run(database, name, run_id, limit=query.limit, cursor=query.cursor) for name in includes)
     rows, questions, pages = await asyncio.gather(
-        database.rows(database.table("agent_runs").select(views.Run.COLUMNS).eq("id", str(run_id))),
+        database.call("show_runs", {"p_run_ids": [str(run_id)]}),
         _open_questions(database, [run_id]),
         asyncio.gather(*pages_of),
     )
     if not rows:
         raise NotFound(f"There is no run {run_id}")
+    (row,) = cast("list[JsonObject]", rows)
     shown: dict[str, Any] = dict(zip(includes, pages, strict=True))
-    return Status.model_construct(run=views.Run.from_row(rows[0], questions=questions), **shown)
+    return Status.model_construct(run=views.Run.from_row(row, questions=questions), **shown)
 
 
-async def _history(call: Call[StatusQuery]) -> Runs:
-    query = call.body
-    if query.agent_id is not None:
-        raise NotFound(f"Agent {str(query.agent_id)!r} does not exist")
-    history = History(
-        account_id=query.account_id or call.user.user_id,  # the personal account has its user's id
-        statuses=query.status,
-        engine=query.engine,
-        created_after=query.created_after,
-        created_before=query.created_before,
-    )
-    rows, cursor = await page_of_runs(call.database, history, limit=query.limit, cursor=query.cursor)
+async def _history(database: RestDatabase, history: History, query: StatusQuery) -> Runs:
+    rows, cursor = await page_of_history(database, history, limit=query.limit, cursor=query.cursor)
     asking = [UUID(cast("str", row["id"])) for row in rows if row["finished_at"] is None]
-    questions = await _open_questions(call.database, asking) if asking else []
+    questions = await _open_questions(database, asking) if asking else []
     return Runs(
         runs=[
             views.Run.from_row(row, questions=[one for one in questions if one["run_id"] == row["id"]]) for row in rows

@@ -1,24 +1,21 @@
-"""Pages of what a run recorded, and of a person's runs. One row more than the page is read to see if it goes on.
+"""Pages of what a run recorded. One row more than the page is read to see if it goes on.
 
 PostgREST cuts answers at the project's max-rows, and does not say so: only an empty answer ends a list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Generic, Literal, TypeVar, cast
 from uuid import UUID
 
-from postgrest import AsyncSelectRequestBuilder
 from pydantic import BaseModel
 
 from functions.agent_status import cursor as cursors
 from shared import run_views as views
 from shared.rest_database import Query, RestDatabase
 from shared.runs.models import JsonObject
-from shared.runs.status import RunStatus
 
 Include = Literal["steps", "messages", "artifacts", "logs", "plan"]
 Item = TypeVar("Item", bound=BaseModel)
@@ -93,66 +90,3 @@ async def read_rows(
             break
         rows += more
     return rows
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """Which runs to list: those of one account, newest first. Times are UTC."""
-
-    account_id: UUID
-    statuses: Sequence[RunStatus]
-    engine: str | None
-    created_after: datetime | None
-    created_before: datetime | None
-
-
-async def page_of_runs(
-    database: RestDatabase, history: History, *, limit: int, cursor: str | None
-) -> tuple[list[JsonObject], str | None]:
-    """One page of an account's runs as rows, and the cursor of the next.
-
-    Raises:
-        InvalidInput: the cursor belongs to another list.
-    """
-    of = f"runs:{history.account_id}"
-    begin = None if cursor is None else _position(cursor, of)
-
-    def query(last: JsonObject | None, count: int) -> Query:
-        behind = begin if last is None else (cast("str", last["created_at"]), cast("str", last["id"]))
-        query = _filtered(database.table("agent_runs").select(views.Run.COLUMNS), history)
-        if behind is not None:
-            time, run_id = behind
-            query = query.or_(f'created_at.lt."{time}",and(created_at.eq."{time}",id.gt.{run_id})')
-        return query.order("created_at", desc=True).order("id").limit(count)
-
-    rows = await read_rows(database, query, limit + 1)
-    if len(rows) <= limit:
-        return rows, None
-    kept = rows[:limit]
-    return kept, cursors.encode(of, [cast("str", kept[-1]["created_at"]), cast("str", kept[-1]["id"])])
-
-
-def _filtered(query: AsyncSelectRequestBuilder, history: History) -> AsyncSelectRequestBuilder:
-    query = query.eq("account_id", str(history.account_id))
-    if history.statuses:
-        query = query.in_("status", [str(status) for status in history.statuses])
-    if history.engine is not None:
-        query = query.eq("engine", history.engine)
-    if history.created_after is not None:
-        query = query.gt("created_at", history.created_after.isoformat())
-    if history.created_before is not None:
-        query = query.lt("created_at", history.created_before.isoformat())
-    return query
-
-
-def _position(cursor: str, of: str) -> tuple[str, str]:
-    """The (created_at, id) that a cursor holds. Its parts are parsed: they become part of a filter."""
-    created_at, run_id = cursors.decode(cursor, of=of, shape=(str, str))
-    try:
-        given, last = datetime.fromisoformat(str(created_at)), UUID(str(run_id))
-        if given.tzinfo is None:
-            raise cursors.foreign()
-        time = given.astimezone(UTC)  # Postgres does not know every offset that Python reads
-    except (ValueError, OverflowError):
-        raise cursors.foreign() from None
-    return time.isoformat(), str(last)

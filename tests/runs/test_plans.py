@@ -16,7 +16,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from shared.direct_database import DirectDatabase
-from shared.run_views import LogLine, Run, Step
+from shared.run_views import LogLine, Step
 from shared.runs.batch import to_batch
 from shared.runs.models import NewLog, RunId
 from shared.runs.status import RunStatus
@@ -29,7 +29,7 @@ from tests.support.runs import Person, new_person
 
 FEW, MANY = 1_000, 50_000
 SMALL_TABLES = {"tiers", "settings", "run_transitions", "step_transitions", "clock_shift", "housekeeping"}
-HISTORY = f"select {Run.COLUMNS} from public.agent_runs where account_id = %s order by created_at desc, id limit 51"
+LIST = "select public.list_runs(%s{})"
 LINES = f"select {LogLine.COLUMNS} from public.agent_task_logs where run_id = %s and seq > 9 order by seq limit 51"
 _SCANS = """
 select relname, seq_scan from pg_stat_xact_user_tables where schemaname in ('public', 'private') and seq_scan > 0
@@ -119,10 +119,18 @@ class Scene:
             "stop a run that is held": ("select public.control_run(%s, 'stop')", self.held, person),
             "pause a run that is ready": ("select public.control_run(%s, 'pause')", self.ready, person),
             "follow": ("select public.follow_run(%s, 0, 100, null, '[]', true)", run_id, person),
-            "read the run": (f"select {Run.COLUMNS} from public.agent_runs where id = %s", run_id, person),
-            "read the history": (
-                HISTORY,
+            "read the run": ("select public.show_runs(array[%s::uuid])", run_id, person),
+            "read the history": (LIST.format(""), "person", person),
+            "read the history behind a run": (
+                LIST.format(", p_behind_at => now() - interval '1 day', p_behind_id => gen_random_uuid()"),
                 "person",
+                person,
+            ),
+            "find runs of an agent": (LIST.format(", p_agent_id => gen_random_uuid()"), "person", person),
+            "find failed runs": (LIST.format(", p_statuses => '{failed}'"), "person", person),
+            "read the execution log": (
+                "select * from public.execution_logs where id = %s order by created_at desc limit 50",
+                run_id,
                 person,
             ),
             "read the steps": (
