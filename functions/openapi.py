@@ -10,12 +10,21 @@ import orjson
 from functions.agent_execute.app import app as agent_execute
 from functions.agent_logs.app import app as agent_logs
 from functions.agent_status.app import app as agent_status
+from functions.api_key_exchange.app import app as api_key_exchange
+from functions.api_keys.app import app as api_keys
 from functions.queue_drain.app import app as queue_drain
 from shared.http import Endpoint
 from shared.http.openapi import openapi
 
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
-ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (agent_execute, agent_status, agent_logs, queue_drain)
+ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
+    agent_execute,
+    agent_status,
+    agent_logs,
+    api_keys,
+    api_key_exchange,
+    queue_drain,
+)
 
 
 def document() -> bytes:

@@ -1,8 +1,10 @@
-"""Who calls: a signed-in user by a JWT of the project's auth server, or a service by a secret key.
+"""Who calls: a signed-in user by a JWT of the project's auth server, a program by a user's API key, or a service by a
+secret key.
 
 A token is checked against the key its `kid` names, with the algorithm that key was made for; the token's own `alg`
 never picks the key. `anon` and `service_role` tokens are validly signed too, so the role is checked as well. What a
-local check cannot see is a sign-out: a token stays good until it expires.
+local check cannot see is a sign-out: a token stays good until it expires. An API key is exchanged for a token first,
+and then nothing here differs but the scopes that the token names; the database has the last word on those.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 import httpx
 import jwt
 
+from shared.api_keys.exchange import KeyExchange
+from shared.api_keys.key import PREFIX, is_api_key
+from shared.api_keys.scopes import Scope
 from shared.connections import http_client
 from shared.errors import Forbidden, Unauthenticated, UpstreamBusy
 from shared.logs import Log
@@ -38,11 +44,37 @@ Claims = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A signed-in user. `token` is passed on to Postgres, which decides what the user may do."""
+    """A signed-in user. `token` is passed on to Postgres, which decides what the user may do.
+
+    Attributes:
+        scopes: What the user's API key may do, if it is one that calls; None for the user's own session, which may all.
+    """
 
     user_id: UUID
     token: str = field(repr=False)
     is_anonymous: bool = False
+    scopes: frozenset[str] | None = None
+
+    def require_scope(self, scope: Scope) -> None:
+        """Say plainly what the database would hide: without the scope it shows an empty list.
+
+        Raises:
+            Forbidden: an API key calls that lacks the scope.
+        """
+        if self.scopes is not None and scope not in self.scopes:
+            raise Forbidden(
+                f"The API key lacks the scope {scope}",
+                hint="A key keeps the scopes it was made with: create one that has it.",
+            )
+
+    def require_session(self) -> None:
+        """Keep API keys from what only people do.
+
+        Raises:
+            Forbidden: an API key calls.
+        """
+        if self.scopes is not None:
+            raise Forbidden("An API key cannot do this", hint="Sign in, and do it yourself.")
 
 
 @lru_cache(maxsize=4)
@@ -59,16 +91,19 @@ class Verifier:
         self._keys = _public_keys(settings.jwks) if settings.jwks else {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
+        self._exchange = KeyExchange(settings)
 
     async def user(self, headers: Mapping[str, str]) -> Caller:
-        """The user whose access token `Authorization: Bearer` carries.
+        """The user whose access token or API key `Authorization: Bearer` carries; an API key may also be the `apikey`.
 
         Raises:
-            Unauthenticated: no token, or one that proves no signed-in user.
+            Unauthenticated: no token, or one that proves no signed-in user; an API key that is not valid.
             Forbidden: a service's key or token, which no user endpoint takes.
-            UpstreamBusy: the project's key set cannot be fetched.
+            LimitExceeded: an API key is exchanged too often.
+            UpstreamBusy: the project's key set cannot be fetched, or API keys cannot be exchanged.
         """
-        token = _bearer(headers)
+        key = api_key_of(headers)
+        token = _bearer(headers) if key is None else await self._exchange.token_for(key)
         if token is None:
             raise Unauthenticated(
                 "No user is signed in: the Authorization header carries no bearer token",
@@ -81,7 +116,7 @@ class Verifier:
             raise Forbidden("This endpoint acts for a signed-in user; a service token is none")
         if role != "authenticated":
             raise Unauthenticated(f"The token's role is {role!r}; only a signed-in user may call this endpoint")
-        return Caller(_user_id(claims), token, is_anonymous=claims.get("is_anonymous") is True)
+        return Caller(_user_id(claims), token, claims.get("is_anonymous") is True, _scopes(claims))
 
     def service(self, headers: Mapping[str, str]) -> None:
         """Check that a secret key is presented, as `apikey` or bearer.
@@ -190,6 +225,37 @@ def _public_keys(jwks: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
 def _bearer(headers: Mapping[str, str]) -> str | None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (token.strip() or None) if scheme.lower() == "bearer" else None
+
+
+def api_key_of(headers: Mapping[str, str]) -> str | None:
+    """The API key that a request presents, if it does. A user's own token goes before an `apikey`."""
+    bearer, apikey = _bearer(headers), headers.get("apikey", "").strip()
+    if bearer is not None and is_api_key(bearer):
+        return bearer
+    # The official clients repeat their public key as bearer.
+    if is_api_key(apikey) and (bearer is None or bearer.startswith("sb_publishable_")):
+        return apikey
+    return None
+
+
+def refuse_keys_in_url(query: bytes) -> None:
+    """Refuse a request whose query string holds an API key: proxies and servers write URLs to their logs.
+
+    Raises:
+        Unauthenticated: it does.
+    """
+    if PREFIX.encode() in unquote_to_bytes(query):
+        raise Unauthenticated(
+            "An API key must not stand in a URL, which logs keep",
+            hint="Send it as Authorization: Bearer, and rotate this one",
+        )
+
+
+def _scopes(claims: Claims) -> frozenset[str] | None:
+    if "api_key_id" not in claims:
+        return None
+    scopes: object = claims.get("scopes")
+    return frozenset(map(str, cast("list[object]", scopes))) if isinstance(scopes, list) else frozenset()
 
 
 def _user_id(claims: Claims) -> UUID:

@@ -26,6 +26,7 @@ VARIABLES = (
     "SUPABASE_JWKS",
     "SUPABASE_JWT_SECRET",
     "SUPABASE_DB_URL",
+    "RUNBASE_FUNCTIONS_URL",
 )
 
 
@@ -44,6 +45,7 @@ class Settings:
         jwks: The public keys of user tokens, if given; otherwise they are fetched from the project.
         jwt_secret: Turns on the legacy HS256 user tokens.
         database_url: A direct connection, for workers.
+        own_functions_url: Where the functions answer, if not under the project's URL.
     """
 
     url: str
@@ -52,6 +54,11 @@ class Settings:
     jwks: JsonObject | None = field(default=None, repr=False, hash=False)
     jwt_secret: str | None = field(default=None, repr=False)
     database_url: str | None = field(default=None, repr=False)
+    own_functions_url: str | None = None
+
+    @property
+    def functions_url(self) -> str:
+        return self.own_functions_url or f"{self.url}/functions/v1"
 
     @property
     def issuer(self) -> str:
@@ -92,12 +99,15 @@ class Settings:
             SettingsError: a value is missing or malformed.
         """
         return cls(
-            url=_url(environment),
+            url=_url(environment, "SUPABASE_URL"),
             publishable_keys=_keys(environment, "SUPABASE_PUBLISHABLE_KEYS", legacy="SUPABASE_ANON_KEY"),
             secret_keys=_keys(environment, "SUPABASE_SECRET_KEYS", legacy="SUPABASE_SERVICE_ROLE_KEY"),
             jwks=_json_object(environment, "SUPABASE_JWKS"),
             jwt_secret=environment.get("SUPABASE_JWT_SECRET") or None,
             database_url=environment.get("SUPABASE_DB_URL") or None,
+            own_functions_url=(
+                _url(environment, "RUNBASE_FUNCTIONS_URL") if environment.get("RUNBASE_FUNCTIONS_URL") else None
+            ),
         )
 
 
@@ -115,13 +125,13 @@ def _parsed(values: tuple[str, ...]) -> Settings:
     return Settings.from_environment(dict(zip(VARIABLES, values, strict=True)))
 
 
-def _url(environment: Mapping[str, str]) -> str:
-    value = environment.get("SUPABASE_URL", "").rstrip("/")
+def _url(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "").rstrip("/")
     if not value:
-        raise SettingsError("SUPABASE_URL is missing, and has no default.")
+        raise SettingsError(f"{name} is missing, and has no default.")
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise SettingsError("SUPABASE_URL is not an http or https URL.")
+        raise SettingsError(f"{name} is not an http or https URL.")
     return value
 
 

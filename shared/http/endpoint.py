@@ -22,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from shared.auth import Caller, verifier_for
+from shared.api_keys.scopes import Scope as KeyScope
+from shared.auth import Caller, refuse_keys_in_url, verifier_for
 from shared.errors import AppError, ErrorBody, MethodNotAllowed, RetryLater, Unauthenticated
 from shared.http.body import parse_body, parse_query, read_body
 from shared.http.call import Answer, Body, Call
@@ -54,6 +55,7 @@ class Endpoint(Generic[Body]):
         replies: What each status answers with, for the OpenAPI document.
         description: Markdown for the same.
         headers: Header parameters for the same, name to meaning.
+        key_scope: What an API key needs for any call; None where the database alone decides, call by call.
     """
 
     function: Callable[[Call[Body]], Awaitable[Answer]]
@@ -64,6 +66,7 @@ class Endpoint(Generic[Body]):
     replies: Mapping[int, type[BaseModel] | UnionType]
     description: str
     headers: Mapping[str, str]
+    key_scope: KeyScope | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -101,6 +104,7 @@ class Endpoint(Generic[Body]):
             return Response(status_code=204, headers=self._preflight())
         if request.method not in self.methods:
             raise MethodNotAllowed(f"{self.slug} takes {' and '.join(self.methods)}, not {request.method}")
+        refuse_keys_in_url(request.scope["query_string"])
         settings = current_settings()
         caller, database = await self._admit(request.headers, settings)
         if request.method == "GET":
@@ -119,6 +123,8 @@ class Endpoint(Generic[Body]):
         if self.callers == "anyone":
             return None, RestDatabase(settings.rest_url, apikey=settings.publishable_key)
         caller = await verifier.user(headers)
+        if self.key_scope is not None:
+            caller.require_scope(self.key_scope)
         return caller, RestDatabase(settings.rest_url, apikey=settings.publishable_key, token=caller.token)
 
     def _refusal(self, exc: AppError) -> Response:
@@ -148,10 +154,11 @@ def endpoint(
     methods: tuple[Method, ...] = ("POST",),
     callers: Callers = "user",
     headers: Mapping[str, str] | None = None,
+    key_scope: KeyScope | None = None,
 ) -> Endpoint[Body]:
     """Make a function's application. Its module's docstring describes it in the OpenAPI document."""
     description = sys.modules[function.__module__].__doc__ or ""
-    return Endpoint(function, slug, accepts, methods, callers, replies, description, headers or {})
+    return Endpoint(function, slug, accepts, methods, callers, replies, description, headers or {}, key_scope)
 
 
 def _checked(raw: bytes, accepts: TypeAdapter[Body]) -> Body:

@@ -43,7 +43,7 @@ def openapi(endpoints: Sequence[Endpoint[Any]], *, version: str) -> Schema:
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {
-                "user": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's session"},
+                "user": {"type": "http", "scheme": "bearer", "description": "A user's session (JWT) or API key"},
                 "service": {"type": "apiKey", "in": "header", "name": "apikey", "description": "The secret key"},
             },
         },

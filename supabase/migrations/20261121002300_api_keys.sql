@@ -105,7 +105,7 @@ begin
 end $$;
 
 create function private.create_api_key(
-    p_hash text, p_last_four text, p_name text, p_scopes text[], p_expires_at timestamptz)
+    p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer)
   returns uuid language plpgsql security definer set search_path = '' as $$
 declare
   v_user_id uuid := private.key_owner();
@@ -118,7 +118,7 @@ begin
     when coalesce(char_length(btrim(p_name)), 0) not between 1 and 100 then 'name must have 1 to 100 characters'
     when coalesce(p_last_four, '') !~ '^[0-9A-Za-z]{4}$' then 'p_last_four must be the last four characters of the key'
     when coalesce(cardinality(p_scopes), 0) = 0 then 'scopes must name at least one'
-    when p_expires_at <= v_now then 'expires_at must be in the future'
+    when p_days not between 1 and 3650 then 'p_days must be from 1 to 3650'
   end;
   select coalesce(v_problem, format('scopes has %s, which there is not', quote_literal(s))) into v_problem
     from unnest(p_scopes) s where s is null or s not in (select name from private.api_key_scopes) limit 1;
@@ -140,12 +140,12 @@ begin
 
   insert into public.api_keys (user_id, name, scopes, last_four, created_at, expires_at)
     values (v_user_id, btrim(p_name), array(select distinct s from unnest(p_scopes) s order by s), p_last_four, v_now,
-      p_expires_at)
+      v_now + make_interval(days => p_days))
     returning id into v_id;
   insert into private.api_key_secrets (api_key_id, digest) values (v_id, v_digest);
   return v_id;
 end $$;
-grant execute on function private.create_api_key(text, text, text, text[], timestamptz) to authenticated;
+grant execute on function private.create_api_key(text, text, text, text[], integer) to authenticated;
 
 create function private.rotate_api_key(p_api_key_id uuid, p_hash text, p_last_four text, p_overlap_hours integer)
   returns uuid language plpgsql security definer set search_path = '' as $$
@@ -262,13 +262,14 @@ begin
   end loop;
 end $$;
 
--- Creates a key for the caller and returns its id. p_hash is SHA-256 of the key in hexadecimal.
+-- Creates a key for the caller, good for p_days (null: until it is revoked), and returns its id. p_hash is SHA-256 of the
+-- key in hexadecimal.
 create function public.create_api_key(
-    p_hash text, p_last_four text, p_name text, p_scopes text[], p_expires_at timestamptz default null)
+    p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer default null)
   returns uuid language sql security invoker set search_path = ''
-  begin atomic select private.create_api_key(p_hash, p_last_four, p_name, p_scopes, p_expires_at); end;
-revoke execute on function public.create_api_key(text, text, text, text[], timestamptz) from public, anon;
-grant execute on function public.create_api_key(text, text, text, text[], timestamptz) to authenticated;
+  begin atomic select private.create_api_key(p_hash, p_last_four, p_name, p_scopes, p_days); end;
+revoke execute on function public.create_api_key(text, text, text, text[], integer) from public, anon;
+grant execute on function public.create_api_key(text, text, text, text[], integer) to authenticated;
 
 -- Gives a key of the caller's a new secret; the one it had works for p_overlap_hours (0 to 168) more.
 create function public.rotate_api_key(
