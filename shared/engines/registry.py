@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from shared.engines.agent.engine import AgentEngine
+from shared.engines.flowise.engine import FlowiseEngine
+from shared.engines.agent.models import ModelsOfRuns
 from shared.errors import InvalidInput
 from shared.llm.model import Model, ModelRequest, ModelResponse, OnText
 from shared.llm.registry import model_from_env, model_named
@@ -23,7 +25,7 @@ AnyEngine = Engine[Any]  # engines of unlike states in one table; the runner han
 
 def engines_from_env(env: Mapping[str, str]) -> dict[str, AnyEngine]:
     """Build the engines with the model that `env` names, or the recorded demo conversation when it names none."""
-    return {"agent": AgentEngine(LazyModel(env), builtin_router())}
+    return {"agent": AgentEngine(ModelsOfRuns(LazyModel(env), env), builtin_router())}
 
 
 class LazyModel:

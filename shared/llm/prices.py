@@ -34,6 +34,9 @@ def _dollars(input_: float, output: float, cache_read: float, cache_write: float
 
 
 _FREE = Price(0, 0, 0, 0)
+OWN_KEY = "own-key:"
+"""Stands before the name of a model that is asked with a person's own key: its provider bills them, and we do not."""
+
 _BY_PREFIX: dict[str, Price] = {
     "anthropic:claude-fable": _dollars(10, 50, 1, 12.5),
     "anthropic:claude-mythos": _dollars(10, 50, 1, 12.5),
@@ -56,6 +59,7 @@ _BY_PREFIX: dict[str, Price] = {
     "deepseek:deepseek-flash": _dollars(0.3, 1.2, 0.006),
     "deepseek:deepseek-v4-flash": _dollars(0.3, 1.2, 0.006),
     "gemini:gemini-3.8-flash": _dollars(0.75, 3.75, 0.075),
+    OWN_KEY: _FREE,
     # Models on one's own machine; who meters them puts a price here.
     "ollama:": _FREE,
     "vllm:": _FREE,

@@ -23,8 +23,8 @@ def model_from_env(env: Mapping[str, str]) -> Model | None:
     return model_named("anthropic", env) if env.get("ANTHROPIC_API_KEY") else None
 
 
-def model_named(name: str, env: Mapping[str, str]) -> Model:
-    """The model `provider:model`, with its key and base URL from `env`.
+def model_named(name: str, env: Mapping[str, str], *, api_key: str | None = None) -> Model:
+    """The model `provider:model`, with its base URL from `env`, and its key too unless one is given.
 
     Raises:
         InvalidInput: the provider is unknown, the model is missing, or the key is not set.
@@ -35,7 +35,7 @@ def model_named(name: str, env: Mapping[str, str]) -> Model:
     if provider == "anthropic":
         from shared.llm import anthropic  # noqa: PLC0415 - 0.5 s of SDK, see above
 
-        key = _key(name, "ANTHROPIC_API_KEY", env)
+        key = api_key or _key(name, "ANTHROPIC_API_KEY", env)
         base_url = env.get("ANTHROPIC_BASE_URL") or anthropic.DEFAULT_BASE_URL
         return anthropic.AnthropicModel(model or anthropic.DEFAULT_MODEL, api_key=key, base_url=base_url)
     preset = PRESETS.get(provider)
@@ -46,7 +46,9 @@ def model_named(name: str, env: Mapping[str, str]) -> Model:
         raise InvalidInput(f"The model {name!r} names a provider only.", hint=f"Write {provider}:model.")
     from shared.llm import openai  # noqa: PLC0415 - same
 
-    key = _key(name, preset.key_variable, env) if preset.key_variable is not None else env.get("RUNBASE_LLM_KEY")
+    key = api_key
+    if key is None:
+        key = _key(name, preset.key_variable, env) if preset.key_variable is not None else env.get("RUNBASE_LLM_KEY")
     return openai.OpenAIModel(preset, model, api_key=key, base_url=env.get(preset.base_url_variable))
 
 

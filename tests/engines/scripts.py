@@ -11,6 +11,7 @@ from pydantic import Field
 
 from shared.engines.agent.engine import AgentEngine
 from shared.engines.agent.limits import AgentLimits
+from shared.engines.agent.models import OneModel
 from shared.llm.model import (
     Block,
     ModelRequest,
@@ -171,5 +172,5 @@ def driven(
 ) -> tuple[Drive, Script]:
     """A run whose model gives these answers."""
     model = Script(answers, for_ever=for_ever)
-    engine = AgentEngine(model, router(), limits)
+    engine = AgentEngine(OneModel(model), router(), limits)
     return Drive(engine, {"prompt": PROMPT}, **drive), model

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shared.engines.agent.engine import AgentEngine
 from shared.engines.agent.limits import AgentLimits
+from shared.engines.agent.models import OneModel
 from shared.llm.model import ModelResponse, Text, ToolCall
 from shared.runs.engine import Fail, Finish
 from shared.runs.models import Step, StepError
@@ -63,7 +64,7 @@ def play(script: Sequence[ModelResponse], order: Sequence[int], *, broken: Seque
     def pick(steps: Sequence[Step]) -> Step:
         return steps[order[next(turns) % len(order)] % len(steps)]
 
-    engine = AgentEngine(model, router(), AgentLimits(turns_per_phase=5, conversation_characters=4_000))
+    engine = AgentEngine(OneModel(model), router(), AgentLimits(turns_per_phase=5, conversation_characters=4_000))
     drive = Drive(engine, {"prompt": PROMPT}, pick=pick, answer=lambda _: "yes", broken=dict.fromkeys(broken, UNKNOWN))
     asyncio.run(drive.steps(500))
     return drive, model

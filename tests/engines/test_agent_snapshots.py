@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shared.direct_database import DirectDatabase
 from shared.engines.agent.engine import AgentEngine
 from shared.engines.agent.limits import AgentLimits
+from shared.engines.agent.models import OneModel
 from shared.llm import prices
 from shared.llm.model import ModelRequest, ModelResponse
 from shared.runs.models import StepError
@@ -58,7 +59,7 @@ def test_a_state_opened_from_any_snapshot_equals_the_one_folded_from_all_results
     model = Script([PLAN, *script], for_ever=True)
     turns = iter(range(10**9))
     drive = Drive(
-        AgentEngine(model, router(), TIGHT),
+        AgentEngine(OneModel(model), router(), TIGHT),
         {"prompt": PROMPT},
         pick=lambda steps: steps[order[next(turns) % len(order)] % len(steps)],
         answer=lambda _: "yes",
@@ -129,7 +130,7 @@ async def slices(
         if losing:
             async with connect(url) as connection:
                 await connection.execute("truncate private.run_snapshots")
-        engine = AgentEngine(model, router(), TIGHT)
+        engine = AgentEngine(OneModel(model), router(), TIGHT)
         options = WorkerOptions(heartbeat_seconds=0.5, poll_seconds=0.1, snapshot_steps=every)
         await Worker(RunStore(database), {"agent": engine}, options=options).run(until_idle=True)
         row = await run_row(url, run_id)

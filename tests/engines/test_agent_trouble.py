@@ -6,6 +6,7 @@ import pytest
 
 from shared.engines.agent.engine import AgentEngine
 from shared.engines.agent.limits import AgentLimits
+from shared.engines.agent.models import OneModel
 from shared.errors import UpstreamBusy, UpstreamRefused
 from shared.runs.models import StepError
 from tests.engines.drive import Drive
@@ -347,7 +348,7 @@ async def test_a_phase_that_never_ends_ends_the_run() -> None:
 
 @pytest.mark.parametrize("given", [{}, {"prompt": None}, {"prompt": "  "}, {"prompt": 3}])
 async def test_a_run_without_a_prompt_fails_before_any_step(given: dict[str, None]) -> None:
-    drive = Drive(AgentEngine(Script([]), router()), given)
+    drive = Drive(AgentEngine(OneModel(Script([])), router()), given)
 
     assert (await drive.fail()).code == "invalid_input"
     assert drive.keys == []
@@ -358,7 +359,7 @@ async def test_a_tool_that_is_gone_after_a_deploy_is_told_to_the_model() -> None
     await drive.steps(4)
     model = Script([finish("Done without it.")])
 
-    drive.engine = AgentEngine(model, type(router())([]))
+    drive.engine = AgentEngine(OneModel(model), type(router())([]))
     end = await drive.finish()
 
     assert "There is no tool `echo`" in model.requests[0].messages[-1].blocks[0].content

@@ -7,6 +7,7 @@ import pytest
 from shared.engines import registry
 from shared.engines.agent.engine import AgentEngine
 from shared.engines.agent.limits import AgentLimits
+from shared.engines.agent.models import OneModel
 from shared.llm.registry import model_named
 from shared.tools.builtin import builtin_router
 from tests.functions.visitor import PROMPT, Visitor
@@ -42,7 +43,7 @@ async def test_a_step_that_no_drain_has_time_for_fails_its_run(
     owner: Visitor, service: Visitor, monkeypatch: pytest.MonkeyPatch
 ):
     """Given back, the run would wander from drain to drain for ever."""
-    patient = AgentEngine(model_named("scripted:demo", {}), builtin_router(), AgentLimits(model_seconds=900))
+    patient = AgentEngine(OneModel(model_named("scripted:demo", {})), builtin_router(), AgentLimits(model_seconds=900))
     monkeypatch.setattr(registry, "engines_from_env", lambda _env: {"agent": patient})
     run_id = (await owner.create(autostart=True))["run_id"]
 

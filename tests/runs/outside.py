@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.engines.agent.engine import AgentEngine
+from shared.engines.agent.models import OneModel
 from shared.llm.registry import model_named
 from shared.runs.models import Effect
 from shared.tools.router import ToolRouter
@@ -45,7 +46,7 @@ def agent_engine(model_url: str, calls: Path) -> AgentEngine:
     """An agent with a real SDK on the model server, an idempotent tool `note` and an effectful tool `send`."""
     env = {"ANTHROPIC_API_KEY": "sk-ant-test", "ANTHROPIC_BASE_URL": model_url}
     tools = ToolRouter([CountedTool("note", "idempotent", calls), CountedTool("send", "effectful", calls)])
-    return AgentEngine(model_named("anthropic:test", env), tools)
+    return AgentEngine(OneModel(model_named("anthropic:test", env)), tools)
 
 
 class KeyedProvider:

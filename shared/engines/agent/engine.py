@@ -11,10 +11,10 @@ from functools import cached_property
 from shared.engines.agent import requests, snapshots
 from shared.engines.agent.decisions import next_decision
 from shared.engines.agent.limits import AgentLimits
+from shared.engines.agent.models import Models
 from shared.engines.agent.performing import ask, call_tool, clarify, plan, take_turn
 from shared.engines.agent.requests import FixedSizes
 from shared.engines.agent.state import AgentState, fold, fresh
-from shared.llm.model import Model
 from shared.runs.engine import Decision, Outcome, Snapshot, StepContext
 from shared.runs.models import RunView, Step, StepResult
 from shared.tools.router import ToolRouter
@@ -29,8 +29,8 @@ class AgentEngine:
     name = "agent"
     snapshot_version = snapshots.SNAPSHOT_VERSION
 
-    def __init__(self, model: Model, tools: ToolRouter, limits: AgentLimits | None = None) -> None:
-        self._model = model
+    def __init__(self, models: Models, tools: ToolRouter, limits: AgentLimits | None = None) -> None:
+        self._models = models
         self._tools = tools
         self._limits = limits or AgentLimits()
 
@@ -39,6 +39,7 @@ class AgentEngine:
         state = fresh(prompt.strip() if isinstance(prompt, str) else "")
         if view.snapshot is not None:
             state = snapshots.restore(state, view.snapshot, view.kept, self._limits)
+        state.model = self._models.name_for(view.run)
         for result in view.results:
             state = self.apply(state, result)
         return state
@@ -54,7 +55,7 @@ class AgentEngine:
         return state
 
     def decide(self, state: AgentState) -> Decision:
-        return next_decision(state, model=self._model.name, tools=self._tools, limits=self._limits, sizes=self._sizes)
+        return next_decision(state, model=state.model, tools=self._tools, limits=self._limits, sizes=self._sizes)
 
     @cached_property
     def _sizes(self) -> FixedSizes:
@@ -64,10 +65,12 @@ class AgentEngine:
         match step.input["task"]:
             case "plan":
                 request = requests.plan_request(state, self._tools, self._limits)
-                return await plan(state, step, self._model, request, self._tools, self._limits, ctx)
+                async with self._models.opened(ctx) as model:
+                    return await plan(state, step, model, request, self._tools, self._limits, ctx)
             case "turn":
                 request = requests.turn_request(state, self._tools, self._limits)
-                return await take_turn(state, step, self._model, request, self._tools, self._limits, ctx)
+                async with self._models.opened(ctx) as model:
+                    return await take_turn(state, step, model, request, self._tools, self._limits, ctx)
             case "call":
                 return await call_tool(state, step, self._tools, ctx)
             case "ask":
