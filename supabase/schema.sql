@@ -51,49 +51,17 @@ CREATE TYPE private.advance_move AS (
 	due boolean
 );
 
-CREATE TYPE public.account_kind AS ENUM (
-    'personal',
-    'organisation'
-);
-
-CREATE TYPE public.account_role AS ENUM (
-    'owner',
-    'admin',
-    'member',
-    'viewer'
-);
-
-CREATE TYPE public.log_type AS ENUM (
-    'info',
-    'success',
-    'error',
-    'warning',
-    'state_transition',
-    'tool_success',
-    'tool_error',
-    'phase_advance',
-    'user_input_required'
-);
-
-CREATE TYPE public.step_effect AS ENUM (
-    'pure',
-    'idempotent',
-    'effectful'
-);
-
-CREATE TYPE public.step_status AS ENUM (
-    'pending',
-    'running',
-    'completed',
-    'failed',
-    'skipped',
-    'cancelled'
-);
-
 CREATE FUNCTION private.clock() RETURNS timestamp with time zone
     LANGUAGE sql
     SET search_path TO ''
     AS $$ select pg_catalog.clock_timestamp() $$;
+
+CREATE FUNCTION private.keys_of(p_value jsonb) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select array(select k from jsonb_object_keys(p_value) k order by k)
+$$;
 
 CREATE TABLE public.agent_runs (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -198,6 +166,89 @@ COMMENT ON COLUMN public.agent_runs.log_seq IS 'The seq of the last log line; ga
 
 COMMENT ON COLUMN public.agent_runs.broadcast_seq IS 'The seq of the last log line that was broadcast.';
 
+CREATE TABLE public.agent_versions (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    agent_id uuid NOT NULL,
+    number integer NOT NULL,
+    engine text NOT NULL,
+    config jsonb DEFAULT '{}'::jsonb NOT NULL,
+    input_schema jsonb DEFAULT '{"type": "object"}'::jsonb NOT NULL,
+    credential_types text[] DEFAULT '{}'::text[] NOT NULL,
+    managed_credentials jsonb DEFAULT '{}'::jsonb NOT NULL,
+    managed_types text[] GENERATED ALWAYS AS (private.keys_of(managed_credentials)) STORED NOT NULL,
+    price bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    pinned_at timestamp with time zone,
+    published_at timestamp with time zone,
+    CONSTRAINT agent_versions_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
+    CONSTRAINT agent_versions_engine_check CHECK ((engine ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
+    CONSTRAINT agent_versions_input_schema_check CHECK ((jsonb_typeof(input_schema) = 'object'::text)),
+    CONSTRAINT agent_versions_managed_credentials_check CHECK ((jsonb_typeof(managed_credentials) = 'object'::text)),
+    CONSTRAINT agent_versions_number_check CHECK ((number > 0)),
+    CONSTRAINT agent_versions_price_check CHECK (((price >= 0) AND (price <= '1000000000000000'::bigint)))
+);
+
+COMMENT ON TABLE public.agent_versions IS 'What an agent is. Frozen once it is published or a run has pinned it.';
+
+COMMENT ON COLUMN public.agent_versions.config IS 'The engine''s settings, as the seller wrote them. Never for buyers.';
+
+COMMENT ON COLUMN public.agent_versions.input_schema IS 'JSON Schema (2020-12) of a run''s input; a form is drawn from it.';
+
+COMMENT ON COLUMN public.agent_versions.credential_types IS 'The providers of which a run needs a credential.';
+
+COMMENT ON COLUMN public.agent_versions.managed_credentials IS 'By provider, the credential of the agent''s own account that stands in for the runner''s. Never for buyers.';
+
+COMMENT ON COLUMN public.agent_versions.managed_types IS 'The providers for which nobody needs to bring a credential.';
+
+COMMENT ON COLUMN public.agent_versions.price IS 'What starting a run costs, in micro-credits.';
+
+COMMENT ON COLUMN public.agent_versions.pinned_at IS 'When a run first pinned it as a draft.';
+
+CREATE TYPE private.prepared_run AS (
+	run public.agent_runs,
+	version public.agent_versions,
+	problems jsonb
+);
+
+CREATE TYPE public.account_kind AS ENUM (
+    'personal',
+    'organisation'
+);
+
+CREATE TYPE public.account_role AS ENUM (
+    'owner',
+    'admin',
+    'member',
+    'viewer'
+);
+
+CREATE TYPE public.log_type AS ENUM (
+    'info',
+    'success',
+    'error',
+    'warning',
+    'state_transition',
+    'tool_success',
+    'tool_error',
+    'phase_advance',
+    'user_input_required'
+);
+
+CREATE TYPE public.step_effect AS ENUM (
+    'pure',
+    'idempotent',
+    'effectful'
+);
+
+CREATE TYPE public.step_status AS ENUM (
+    'pending',
+    'running',
+    'completed',
+    'failed',
+    'skipped',
+    'cancelled'
+);
+
 CREATE FUNCTION private.add_slots(p_run public.agent_runs) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
@@ -205,6 +256,18 @@ CREATE FUNCTION private.add_slots(p_run public.agent_runs) RETURNS void
   insert into private.slots (account_id, kind, key, places)
     select l.account_id, l.kind, l.key, l.places from private.limits_of(p_run) l
     on conflict do nothing
+$$;
+
+CREATE FUNCTION private.add_version(p_version public.agent_versions) RETURNS public.agent_versions
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  insert into public.agent_versions
+      (agent_id, number, engine, config, input_schema, credential_types, managed_credentials, price)
+    select p_version.agent_id, coalesce(max(v.number), 0) + 1, p_version.engine, p_version.config,
+      p_version.input_schema, p_version.credential_types, p_version.managed_credentials, p_version.price
+    from public.agent_versions v where v.agent_id = p_version.agent_id
+    returning *
 $$;
 
 CREATE FUNCTION private.administers(p_account_id uuid) RETURNS boolean
@@ -510,6 +573,10 @@ begin
     if v_told is not null then
       perform private.broadcast_logs(v_told, v_told_from);
     end if;
+    if p_batch ? 'events' then
+      -- Last: an event that was there before its wait writes to the run anew.
+      perform private.await_events(p_batch -> 'events', v_won);
+    end if;
   end if;
 
   if v_won is null or cardinality(v_won) < v_count then
@@ -522,6 +589,67 @@ begin
   end if;
   return jsonb_build_object('won', coalesce(cardinality(v_won), 0), 'runs', coalesce(v_special, '[]'),
     'unsent', to_jsonb(coalesce(v_unsent, '{}')));
+end $_$;
+
+CREATE TABLE public.agents (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    account_id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    status text DEFAULT 'draft'::text NOT NULL,
+    visibility text DEFAULT 'private'::text NOT NULL,
+    current_version_id uuid,
+    draft_version_id uuid,
+    max_concurrent_runs integer,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT agents_description_check CHECK ((char_length(description) <= 4000)),
+    CONSTRAINT agents_max_concurrent_runs_check CHECK (((max_concurrent_runs >= 1) AND (max_concurrent_runs <= 10000))),
+    CONSTRAINT agents_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
+    CONSTRAINT agents_published_has_a_version CHECK (((status <> 'published'::text) OR (current_version_id IS NOT NULL))),
+    CONSTRAINT agents_status_check CHECK ((status = ANY (ARRAY['draft'::text, 'published'::text, 'retired'::text]))),
+    CONSTRAINT agents_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'public'::text])))
+);
+
+COMMENT ON TABLE public.agents IS 'What can be run by its id. Written by functions; operators set max_concurrent_runs.';
+
+COMMENT ON COLUMN public.agents.status IS 'draft: its admins alone run it. published: whoever has access. retired: nobody starts it any more.';
+
+COMMENT ON COLUMN public.agents.visibility IS 'public: every signed-in user sees it once it is published. To run it takes access, either way.';
+
+COMMENT ON COLUMN public.agents.current_version_id IS 'What a new run pins: the version that was published last.';
+
+COMMENT ON COLUMN public.agents.draft_version_id IS 'What its admins edit and try, until it is published.';
+
+COMMENT ON COLUMN public.agents.max_concurrent_runs IS 'Runs of this agent that go on at a time, whoever started them; null: no limit of its own.';
+
+CREATE FUNCTION private.agent_answer(p_agent public.agents) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select jsonb_build_object('agent_id', p_agent.id, 'status', p_agent.status,
+    'current_version_id', p_agent.current_version_id, 'draft_version_id', p_agent.draft_version_id)
+$$;
+
+CREATE FUNCTION private.agent_of_run(p_agent_id uuid, p_version_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select jsonb_build_object('id', p_agent_id,
+      'name', (select a.name from public.agents a where a.id = p_agent_id),
+      'version', (select v.number from public.agent_versions v where v.id = p_version_id))
+    where p_agent_id is not null
+$$;
+
+CREATE FUNCTION private.api_key_digest(p_hash text) RETURNS bytea
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $_$
+begin
+  if p_hash is null or p_hash !~ '^[0-9a-f]{64}$' then
+    raise exception 'p_hash must be 64 hexadecimal digits' using errcode = 'RUN07';
+  end if;
+  return pg_catalog.sha256(decode(p_hash, 'hex'));
 end $_$;
 
 CREATE FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.log_type, p_messages text[], p_metadata jsonb[]) RETURNS void
@@ -548,6 +676,30 @@ begin
   )
   select array_agg(id), array_agg(broadcast_seq) into v_ids, v_from from counted;
   perform private.broadcast_logs(v_ids, v_from);
+end $$;
+
+CREATE FUNCTION private.await_events(p_events jsonb, p_run_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_event private.step_events;
+begin
+  for v_event in
+    insert into private.step_events as known (run_id, step_no, token_hash, awaited)
+      select e.run_id, e.step_no, e.token_hash, true
+      from jsonb_to_recordset(p_events) as e (run_id uuid, step_no integer, token_hash text)
+      where e.run_id = any (p_run_ids)
+      on conflict (run_id, step_no, token_hash) do update set awaited = true
+      returning known.*
+  loop
+    continue when v_event.payload is null;
+    perform private.take_event(v_event.run_id, v_event.step_no, v_event.event_id, v_event.payload);
+    update private.step_events e set payload = null
+      where e.run_id = v_event.run_id and e.step_no = v_event.step_no and e.token_hash = v_event.token_hash;
+  end loop;
 end $$;
 
 CREATE FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) RETURNS void
@@ -620,6 +772,25 @@ CREATE FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) R
   select private.broadcast('log', array_agg(m.topic), array_agg(m.payload))
   from private.log_messages(p_run_ids, p_from_seqs) m
 $$;
+
+CREATE FUNCTION private.check_run(p_request jsonb, p_idempotency_key text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_run public.agent_runs := private.read_run_request(p_request);
+  v_prepared private.prepared_run;
+begin
+  if exists (
+    select from private.idempotency_keys k
+    where k.account_id = v_run.account_id and k.action = 'create' and k.key = p_idempotency_key
+  ) then
+    return '{"known": true}';
+  end if;
+  v_prepared := private.prepare(p_request, v_run);
+  return jsonb_build_object('known', false, 'version_id', v_prepared.version.id,
+    'input_schema', v_prepared.version.input_schema, 'problems', v_prepared.problems);
+end $$;
 
 CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -819,97 +990,398 @@ begin
   return private.run_answer(v_run) || v_flag;
 end $$;
 
-CREATE FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) RETURNS jsonb
+CREATE FUNCTION private.create_agent(p_request jsonb, p_idempotency_key text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    AS $_$
+    AS $$
 declare
   v_user_id uuid := (select auth.uid());
   v_account_id uuid;
-  v_role public.account_role;
-  v_run public.agent_runs;
+  v_agent public.agents;
+  v_version public.agent_versions;
   v_answer jsonb;
-  v_field text;
 begin
+  perform private.require_scope('agents:write');
   if v_user_id is null then
-    raise exception 'Only a signed-in user can create a run' using errcode = 'RUN06';
+    raise exception 'Only a signed-in user can create an agent' using errcode = 'RUN06';
   end if;
   if p_request is null or jsonb_typeof(p_request) <> 'object' then
     raise exception 'p_request must be an object' using errcode = 'RUN07';
   end if;
-  select k into v_field from jsonb_object_keys(p_request) k
-    where k not in ('engine', 'input', 'account_id', 'agent_id', 'max_steps', 'timeout_seconds', 'max_credits',
-      'priority', 'concurrency_key', 'concurrency_limit', 'autostart') limit 1;
-  if v_field is not null then
-    raise exception 'p_request has an unknown field %', quote_literal(v_field) using errcode = 'RUN07';
-  end if;
-  if jsonb_typeof(coalesce(p_request -> 'input', 'null')) <> 'object' then
-    raise exception 'input must be an object' using errcode = 'RUN07';
-  end if;
-  v_field := private.json_problem('input', p_request -> 'input', 262144);
-  if v_field is not null then
-    raise exception '%', v_field using errcode = 'RUN07';
-  end if;
   begin
     v_account_id := coalesce((p_request ->> 'account_id')::uuid, v_user_id);
-    v_run.engine := p_request ->> 'engine';
-    v_run.max_steps := coalesce((p_request ->> 'max_steps')::integer, 100);
-    v_run.timeout_seconds := coalesce((p_request ->> 'timeout_seconds')::integer, 3600);
-    v_run.max_credits := (p_request ->> 'max_credits')::bigint;
-    v_run.agent_id := (p_request ->> 'agent_id')::uuid;
-    v_run.priority := coalesce((p_request ->> 'priority')::smallint, 0);
-    v_run.concurrency_key := p_request ->> 'concurrency_key';
-    v_run.concurrency_limit := coalesce((p_request ->> 'concurrency_limit')::integer,
-      case when v_run.concurrency_key is not null then 1 end);
-  exception when invalid_text_representation or numeric_value_out_of_range then
-    raise exception 'account_id and agent_id must be uuids; max_steps, timeout_seconds, max_credits, priority and concurrency_limit must be whole numbers'
-      using errcode = 'RUN07';
+  exception when invalid_text_representation then
+    raise exception 'account_id must be a uuid' using errcode = 'RUN07';
   end;
-  v_field := case
-    when v_run.engine is null or v_run.engine !~ '^[a-z][a-z0-9_]{0,31}$' then 'engine must be a lower-case name'
-    when v_run.max_steps not between 1 and 10000 then 'max_steps must be from 1 to 10000'
-    when v_run.timeout_seconds not between 1 and 604800 then 'timeout_seconds must be from 1 to 604800'
-    when v_run.max_credits <= 0 then 'max_credits must be positive'
-    when v_run.priority not between -100 and 100 then 'priority must be from -100 to 100'
-    when char_length(v_run.concurrency_key) not between 1 and 200 then 'concurrency_key must have 1 to 200 characters'
-    when v_run.concurrency_limit not between 1 and 10000 then 'concurrency_limit must be from 1 to 10000'
-    when v_run.concurrency_limit is not null and v_run.concurrency_key is null
-      then 'concurrency_limit belongs to a concurrency_key'
-  end;
-  if v_field is not null then
-    raise exception '%', v_field using errcode = 'RUN07';
+  if v_account_id = v_user_id then
+    perform private.ensure_personal_account(v_user_id);
   end if;
+  if not private.administers(v_account_id) then
+    raise exception 'You may not create agents in account %', v_account_id using errcode = 'RUN06';
+  end if;
+  v_answer := private.recall(v_account_id, 'create_agent', p_idempotency_key, p_request);
+  if v_answer is not null then
+    return v_answer || '{"created": false}';
+  end if;
+  perform private.refuse_problems(private.problems_of_agent(p_request, v_account_id) || coalesce((
+    select jsonb_agg(jsonb_build_object('field', f, 'message', 'is missing'))
+    from unnest(array['name', 'engine']) f where not p_request ? f), '[]'));
+
+  v_version := jsonb_populate_record(null::public.agent_versions, '{"config": {}, "input_schema": {"type": "object"},
+    "credential_types": [], "managed_credentials": {}, "price": 0}' || p_request);
+  perform private.refuse_unneeded_keys(v_version);
+  insert into public.agents (account_id, name, description, visibility, max_concurrent_runs)
+    values (v_account_id, btrim(p_request ->> 'name'), coalesce(p_request ->> 'description', ''),
+      coalesce(p_request ->> 'visibility', 'private'), (p_request ->> 'max_concurrent_runs')::integer)
+    returning * into v_agent;
+  v_version.agent_id := v_agent.id;
+  v_version := private.add_version(v_version);
+  update public.agents set draft_version_id = v_version.id where id = v_agent.id returning * into v_agent;
+  v_answer := private.agent_answer(v_agent) || '{"created": true}';
+  perform private.remember(v_account_id, 'create_agent', p_idempotency_key, v_answer);
+  return v_answer;
+end $$;
+
+CREATE FUNCTION private.create_api_key(p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_user_id uuid := private.key_owner();
+  v_digest bytea := private.api_key_digest(p_hash);
+  v_now timestamptz := private.clock();
+  v_problem text;
+  v_id uuid;
+begin
+  v_problem := case
+    when coalesce(char_length(btrim(p_name)), 0) not between 1 and 100 then 'name must have 1 to 100 characters'
+    when coalesce(p_last_four, '') !~ '^[0-9A-Za-z]{4}$' then 'p_last_four must be the last four characters of the key'
+    when coalesce(cardinality(p_scopes), 0) = 0 then 'scopes must name at least one'
+    when p_days not between 1 and 3650 then 'p_days must be from 1 to 3650'
+  end;
+  select coalesce(v_problem, format('scopes has %s, which there is not', quote_literal(s))) into v_problem
+    from unnest(p_scopes) s where s is null or s not in (select name from private.api_key_scopes) limit 1;
+  if v_problem is not null then
+    raise exception '%', v_problem using errcode = 'RUN07';
+  end if;
+  -- The personal account's row stands for the person: two creates of one person count one after the other.
+  perform private.ensure_personal_account(v_user_id);
+  perform from public.accounts where id = v_user_id for update;
+  if (select count(*) from public.api_keys k where k.user_id = v_user_id and k.revoked_at is null
+      and (k.expires_at is null or k.expires_at > v_now)) >= 50 then
+    raise exception 'You have 50 API keys that work; revoke one first' using errcode = 'RUN09';
+  end if;
+  -- What has ended is kept for its owner to see, the last hundred of it.
+  delete from public.api_keys k where k.id in (
+    select o.id from public.api_keys o
+    where o.user_id = v_user_id and (o.revoked_at is not null or o.expires_at <= v_now)
+    order by o.created_at desc, o.id offset 100);
+
+  insert into public.api_keys (user_id, name, scopes, last_four, created_at, expires_at)
+    values (v_user_id, btrim(p_name), array(select distinct s from unnest(p_scopes) s order by s), p_last_four, v_now,
+      v_now + make_interval(days => p_days))
+    returning id into v_id;
+  insert into private.api_key_secrets (api_key_id, digest) values (v_id, v_digest);
+  return v_id;
+end $_$;
+
+CREATE FUNCTION private.create_credential(p_credential jsonb, p_idempotency_key text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_user_id uuid := (select auth.uid());
+  v_new public.credentials;
+  v_id uuid;
+  v_account_id uuid;
+  v_role public.account_role;
+  v_request jsonb;
+  v_answer jsonb;
+begin
+  perform private.require_scope('credentials:write');
+  if v_user_id is null then
+    raise exception 'Only a signed-in user can add a credential' using errcode = 'RUN06';
+  end if;
+  if jsonb_typeof(p_credential) is distinct from 'object' or exists (
+      select from jsonb_object_keys(p_credential) k
+      where k not in ('id', 'account_id', 'provider', 'name', 'sealed', 'ticket_hash', 'fingerprint', 'key_version',
+        'last_four', 'test')) then
+    raise exception 'p_credential must be an object of known fields' using errcode = 'RUN07';
+  end if;
+  begin
+    v_id := (p_credential ->> 'id')::uuid;
+    v_account_id := (p_credential ->> 'account_id')::uuid;
+  exception when invalid_text_representation then
+    raise exception 'id and account_id must be uuids' using errcode = 'RUN07';
+  end;
+  if v_id is null or v_account_id is null or coalesce(p_credential ->> 'provider', '') !~ '^[a-z][a-z0-9_]{0,31}$'
+      or coalesce(char_length(p_credential ->> 'name'), 0) not between 1 and 100 then
+    raise exception 'p_credential needs id, account_id, provider and a name of 1 to 100 characters'
+      using errcode = 'RUN07';
+  end if;
+  v_new := private.sealed_secret(p_credential);
 
   if v_account_id = v_user_id then
     perform private.ensure_personal_account(v_user_id);
   end if;
   v_role := private.my_role(v_account_id);
   if v_role is null or v_role = 'viewer' then
-    raise exception 'You may not create runs in account %', v_account_id using errcode = 'RUN06';
+    raise exception 'You may not add credentials to account %', v_account_id using errcode = 'RUN06';
   end if;
-  v_answer := private.recall(v_account_id, 'create', p_idempotency_key, p_request);
+  v_request := jsonb_build_object('provider', p_credential -> 'provider', 'name', p_credential -> 'name',
+    'fingerprint', v_new.fingerprint);
+  v_answer := private.recall(v_account_id, 'create_credential', p_idempotency_key, v_request);
   if v_answer is not null then
     return v_answer || '{"created": false}';
   end if;
-  if v_run.agent_id is not null and not private.may_use_agent(v_run.agent_id, v_account_id) then
-    raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
+  perform from public.accounts where id = v_account_id for no key update;  -- those that are added at once are counted
+  if (select count(*) from public.credentials where account_id = v_account_id and deleted_at is null) >= 200 then
+    raise exception 'An account may have at most 200 credentials'
+      using errcode = 'RUN09', hint = 'Delete one that is not used any more.';
   end if;
-  perform private.take_rate(v_account_id, 'create');
+  insert into public.credentials (id, account_id, user_id, provider, name, sealed, ticket_hash, fingerprint, key_version,
+      last_four, last_tested_at, last_test)
+    values (v_id, v_account_id, v_user_id, p_credential ->> 'provider', p_credential ->> 'name', v_new.sealed,
+      v_new.ticket_hash, v_new.fingerprint, v_new.key_version, v_new.last_four, v_new.last_tested_at, v_new.last_test)
+    on conflict do nothing
+    returning * into v_new;
+  if not found then
+    raise exception 'id must be a new one' using errcode = 'RUN07';
+  end if;
+  v_answer := private.credential_answer(v_new) || '{"created": true}';
+  perform private.remember(v_account_id, 'create_credential', p_idempotency_key, v_answer);
+  return v_answer;
+end $_$;
 
-  insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
-      priority, concurrency_key, concurrency_limit)
-    values (v_account_id, v_user_id, v_run.agent_id, v_run.engine, p_request -> 'input', v_run.max_steps,
-      v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit)
+CREATE FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_run public.agent_runs := private.read_run_request(p_request);
+  v_prepared private.prepared_run;
+  v_answer jsonb;
+begin
+  -- Which version the caller has seen is no part of what he asks for: a repeat after a publication is still a repeat.
+  v_answer := private.recall(v_run.account_id, 'create', p_idempotency_key, p_request - 'version_id');
+  if v_answer is not null then
+    return v_answer || '{"created": false}';
+  end if;
+  v_prepared := private.prepare(p_request, v_run);
+  perform private.refuse_problems(v_prepared.problems);
+  v_run := v_prepared.run;
+  if (v_prepared.version).id is not null and (v_prepared.version).published_at is null then
+    -- A draft that is being changed is waited for; from here on it is frozen.
+    update public.agent_versions v set pinned_at = coalesce(v.pinned_at, private.clock())
+      where v.id = v_run.agent_version_id and to_jsonb(v) - array['pinned_at', 'published_at']
+        = to_jsonb(v_prepared.version) - array['pinned_at', 'published_at'];
+    if not found then
+      raise exception 'Agent % has another version now', v_run.agent_id
+        using errcode = 'RUN14', hint = 'Read the agent again, then decide again.';
+    end if;
+  end if;
+  perform private.take_rate(v_run.account_id, 'create');
+
+  insert into public.agent_runs (account_id, user_id, agent_id, agent_version_id, credential_ids, price, engine, input,
+      max_steps, timeout_seconds, max_credits, priority, concurrency_key, concurrency_limit)
+    values (v_run.account_id, v_run.user_id, v_run.agent_id, v_run.agent_version_id, v_run.credential_ids,
+      coalesce(v_run.price, 0), v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds, v_run.max_credits,
+      v_run.priority, v_run.concurrency_key, v_run.concurrency_limit)
     returning * into v_run;
   if (p_request -> 'autostart') = 'true' then
     v_run := private.queue_run(v_run);
   end if;
   v_answer := private.run_answer(v_run) || '{"created": true}';
-  perform private.remember(v_account_id, 'create', p_idempotency_key, v_answer);
+  perform private.remember(v_run.account_id, 'create', p_idempotency_key, v_answer);
   return v_answer;
+end $$;
+
+CREATE TABLE public.credentials (
+    id uuid NOT NULL,
+    account_id uuid NOT NULL,
+    user_id uuid,
+    provider text NOT NULL,
+    name text NOT NULL,
+    sealed text,
+    ticket_hash text,
+    fingerprint text,
+    key_version integer NOT NULL,
+    last_four text,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    last_used_at timestamp with time zone,
+    last_tested_at timestamp with time zone,
+    last_test jsonb,
+    deleted_at timestamp with time zone,
+    CONSTRAINT credentials_erased_when_deleted CHECK (((deleted_at IS NULL) = ((sealed IS NOT NULL) AND (ticket_hash IS NOT NULL) AND (fingerprint IS NOT NULL)))),
+    CONSTRAINT credentials_key_version_check CHECK ((key_version > 0)),
+    CONSTRAINT credentials_last_four_check CHECK ((char_length(last_four) = 4)),
+    CONSTRAINT credentials_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100))),
+    CONSTRAINT credentials_provider_check CHECK ((provider ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
+    CONSTRAINT credentials_sealed_check CHECK (((char_length(sealed) >= 150) AND (char_length(sealed) <= 90000)))
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE public.credentials IS 'A key for a provider, sealed. Written by functions only; never read back by people.';
+
+COMMENT ON COLUMN public.credentials.id IS 'Chosen by the function that seals, because it is sealed in.';
+
+COMMENT ON COLUMN public.credentials.sealed IS 'Base64 of an envelope bound to account, credential and provider (shared/vault/envelope.py).';
+
+COMMENT ON COLUMN public.credentials.ticket_hash IS 'SHA-256 of the ticket of whoever holds the master keys (shared/vault/marks.py).';
+
+COMMENT ON COLUMN public.credentials.fingerprint IS 'Keyed: tells a repeat, and nothing to who has no key.';
+
+COMMENT ON COLUMN public.credentials.key_version IS 'The master key that it is sealed under.';
+
+COMMENT ON COLUMN public.credentials.last_four IS 'The end of its key, for people to know it by; null where the key is too short to tell.';
+
+COMMENT ON COLUMN public.credentials.last_used_at IS 'When a step last opened it, to the minute.';
+
+COMMENT ON COLUMN public.credentials.last_test IS '{"valid", "outcome", "message"} of its last test.';
+
+CREATE FUNCTION private.credential_answer(p_credential public.credentials) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select to_jsonb(p_credential) - array['sealed', 'ticket_hash', 'fingerprint', 'key_version', 'deleted_at']
+$$;
+
+CREATE FUNCTION private.credential_by_ticket(p_credential_id uuid, p_tickets text[]) RETURNS public.credentials
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_credential public.credentials := private.lock_my_credential(p_credential_id);
+begin
+  if not coalesce(v_credential.ticket_hash = any (array(
+      select encode(sha256(convert_to(t, 'UTF8')), 'hex') from unnest(p_tickets[1:100]) t)), false) then
+    raise exception 'The credential cannot be opened'
+      using errcode = 'RUN17', hint = 'Replace its secret, or add the credential anew.';
+  end if;
+  return v_credential;
+end $$;
+
+CREATE FUNCTION private.credential_test(p_test jsonb) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $_$
+begin
+  if jsonb_typeof(p_test) is distinct from 'object' or jsonb_typeof(p_test -> 'valid') is distinct from 'boolean'
+      or coalesce(p_test ->> 'outcome', '') !~ '^[a-z][a-z_]{0,31}$'
+      or coalesce(char_length(p_test ->> 'message'), 9999) > 1000 then
+    raise exception 'The test must be {valid, outcome, message}' using errcode = 'RUN07';
+  end if;
+  return jsonb_build_object('valid', p_test -> 'valid', 'outcome', p_test -> 'outcome', 'message', p_test -> 'message');
 end $_$;
+
+CREATE FUNCTION private.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'account_id', c.account_id, 'provider', c.provider,
+    'sealed', c.sealed) order by c.id), '[]')
+  from (
+    select * from public.credentials
+    where deleted_at is null and key_version < p_below and (p_after is null or id > p_after)
+    order by id limit greatest(1, least(p_limit, 500))
+  ) c
+$$;
+
+CREATE FUNCTION private.delete_credential(p_credential_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_credential public.credentials := private.lock_my_credential(p_credential_id);
+begin
+  update public.credentials
+    set deleted_at = private.clock(), updated_at = private.clock(), sealed = null, ticket_hash = null,
+        fingerprint = null, last_four = null, last_test = null, last_tested_at = null
+    where id = p_credential_id
+    returning * into v_credential;
+  return private.credential_answer(v_credential);
+end $$;
+
+CREATE FUNCTION private.deliver_event(p_run_id uuid, p_step_no integer, p_token text, p_event_id text, p_payload jsonb, p_delivery_id text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_hash text := encode(pg_catalog.sha256(convert_to(p_token, 'UTF8')), 'hex');
+  v_proof text := private.proof_of_event(p_run_id, p_step_no, v_hash);
+  v_delivery text[] := array_remove(array[p_delivery_id], null);
+  v_run public.agent_runs;
+  v_step public.agent_steps;
+  v_known private.step_events;
+  v_taken boolean;
+  v_answer jsonb;
+  v_problem text := case
+    when p_token is null then 'token must be given'
+    when p_event_id is null or char_length(p_event_id) not between 1 and 200 then 'event_id must have 1 to 200 characters'
+    when char_length(p_delivery_id) not between 1 and 200 then 'delivery_id must have 1 to 200 characters'
+    when p_payload is null or jsonb_typeof(p_payload) <> 'object' then 'payload must be an object'
+    else private.json_problem('payload', p_payload, 2097152)
+  end;
+begin
+  if v_problem is not null then
+    raise exception '%', v_problem using errcode = 'RUN07';
+  end if;
+  -- Asked before the run is locked, so that nobody makes a stranger's run wait; and again behind the lock, because the wait
+  -- may have been recorded meanwhile.
+  if v_proof <> 'wrong' then
+    select * into v_run from public.agent_runs where id = p_run_id for update;
+    v_proof := private.proof_of_event(p_run_id, p_step_no, v_hash);
+  end if;
+  if v_proof = 'wrong' then
+    raise exception 'Run % has no step % that waits for this event', p_run_id, p_step_no using errcode = 'RUN01';
+  end if;
+
+  select * into v_known from private.step_events e
+    where e.run_id = p_run_id and e.step_no = p_step_no and e.token_hash = v_hash;
+  if v_known.event_id is not null then
+    if p_delivery_id = any (v_known.deliveries) then
+      raise exception 'This delivery was received before' using errcode = 'RUN22',
+        hint = 'Sign each delivery anew; the same event again is answered as the first time.';
+    end if;
+    if v_known.event_id <> p_event_id then
+      raise exception 'Step % of run % had another event', p_step_no, p_run_id using errcode = 'RUN21';
+    end if;
+    update private.step_events e set deliveries = (v_delivery || e.deliveries)[1:100]
+      where e.run_id = p_run_id and e.step_no = p_step_no and e.token_hash = v_hash;
+    return v_known.answer;
+  end if;
+  if v_run.finished_at is not null then
+    raise exception 'Run % has ended as %', p_run_id, v_run.status using errcode = 'RUN04';
+  end if;
+
+  v_taken := v_proof = 'proven' and private.take_event(p_run_id, p_step_no, p_event_id, p_payload);
+  if not v_taken then
+    select * into v_step from public.agent_steps s where s.run_id = p_run_id and s.step_no = p_step_no;
+    if v_step.status not in ('pending', 'running') then
+      raise exception 'Step % of run % has ended as %', p_step_no, p_run_id, v_step.status using errcode = 'RUN21';
+    end if;
+    if v_proof = 'early' and 4 <= (
+      select count(*) from private.step_events e where e.run_id = p_run_id and e.step_no = p_step_no)
+    then
+      raise exception 'Step % of run % does not wait yet', p_step_no, p_run_id using errcode = 'RUN09',
+        detail = '{"retry_after_seconds": 5}';
+    end if;
+  end if;
+  select * into v_run from public.agent_runs where id = p_run_id;
+  v_answer := private.run_answer(v_run) || jsonb_build_object('step_no', p_step_no)
+    || case when v_taken then '{}' else '{"kept": true}'::jsonb end;
+  insert into private.step_events (run_id, step_no, token_hash, awaited, event_id, payload, deliveries, answer)
+    values (p_run_id, p_step_no, v_hash, false, p_event_id, case when not v_taken then p_payload end, v_delivery, v_answer)
+    on conflict (run_id, step_no, token_hash) do update
+      set event_id = excluded.event_id, payload = excluded.payload, deliveries = excluded.deliveries,
+          answer = excluded.answer;
+  return v_answer;
+end $$;
 
 CREATE FUNCTION private.draw_tag(p_slot_id bigint) RETURNS bigint
     LANGUAGE sql SECURITY DEFINER
@@ -920,6 +1392,13 @@ CREATE FUNCTION private.draw_tag(p_slot_id bigint) RETURNS bigint
     from public.accounts a join private.tiers t on t.name = a.tier
     where s.id = p_slot_id and a.id = s.account_id
     returning s.fair_tag - 1000000 / t.share
+$$;
+
+CREATE FUNCTION private.duration_ms(p_started_at timestamp with time zone, p_finished_at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select (extract(epoch from p_finished_at - p_started_at) * 1000)::bigint
 $$;
 
 CREATE FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_status, p_errors jsonb[]) RETURNS void
@@ -972,6 +1451,41 @@ begin
     values (p_user_id, p_user_id, 'owner') on conflict do nothing;
 end $$;
 
+CREATE FUNCTION private.exchange_api_key(p_hash text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_digest bytea := private.api_key_digest(p_hash);
+  v_now timestamptz := private.clock();
+  v_secret private.api_key_secrets;
+  v_key public.api_keys;
+begin
+  select * into v_secret from private.api_key_secrets s where s.digest = v_digest;
+  v_key := private.live_api_key(v_secret.id, v_now);
+  if v_key.id is null then
+    update private.api_key_refusals r set full_at = private.take_one(r.full_at, 60, v_now)
+      where r.bucket = get_byte(v_digest, 0) % 64 and private.take_one(r.full_at, 60, v_now) is not null;
+  else
+    update public.api_keys k set last_used_at = v_now
+      where k.id = v_key.id and (k.last_used_at between v_now - interval '1 minute' and v_now) is not true;
+    update private.api_key_secrets s set full_at = private.take_one(s.full_at, 600, v_now)
+      where s.id = v_secret.id and private.take_one(s.full_at, 600, v_now) is not null;
+  end if;
+  if not found then
+    raise exception 'API keys are exchanged too often' using errcode = 'RUN09', hint = 'Try again in 1 s.',
+      detail = '{"action": "exchange", "retry_after_seconds": 1}';
+  end if;
+  if v_key.id is null then
+    return null;
+  end if;
+  return jsonb_build_object('api_key_id', v_key.id, 'secret_id', v_secret.id, 'user_id', v_key.user_id,
+    'scopes', v_key.scopes,
+    'is_anonymous', (select u.is_anonymous from auth.users u where u.id = v_key.user_id),
+    'seconds_left', floor(extract(epoch from
+      nullif(least(v_secret.expires_at, coalesce(v_key.expires_at, 'infinity')), 'infinity') - v_now)));
+end $$;
+
 CREATE FUNCTION private.find_credits(p_moves private.advance_move[], OUT ids uuid[], OUT got bigint[], OUT short uuid[], OUT capped uuid[], OUT broke uuid[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -999,6 +1513,82 @@ begin
   select coalesce(array_agg(m.id), '{}') into broke
     from unnest(p_moves) m where m.id = any (short) and m.in_flight = 0;
 end $$;
+
+CREATE FUNCTION private.find_runs(p_account_id uuid, p_statuses public.run_status[], p_engine text, p_agent_id uuid, p_created_after timestamp with time zone, p_created_before timestamp with time zone, p_text text, p_behind_at timestamp with time zone, p_behind_id uuid, p_limit integer, OUT run_ids uuid[], OUT next_at timestamp with time zone, OUT next_id uuid) RETURNS record
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $_$
+declare
+  v_limit constant integer := greatest(1, least(p_limit, 200));
+  v_look_at constant integer := case when p_text is null then 10000 else 1000 end;
+  v_path jsonpath;
+  v_driver text := '';
+  v_run record;
+  v_looked integer := 0;
+  v_searched bigint := 0;
+  v_bytes bigint := 0;
+  v_goes_on boolean := false;
+begin
+  run_ids := '{}';
+  if private.my_role(p_account_id) is null then
+    return;
+  end if;
+  if char_length(p_text) not between 1 and 200 then
+    raise exception 'text must have 1 to 200 characters' using errcode = 'RUN07';
+  end if;
+  if p_text is not null then
+    -- In any text within the JSON, whatever the case; not in the names of fields. q: it is no pattern.
+    v_path := format('strict $.** ? (@ like_regex %s flag "iq")', to_jsonb(p_text));
+  end if;
+  if p_agent_id is not null then
+    v_driver := 'i.agent_id = $5 and';
+  elsif cardinality(p_statuses) = 1 then
+    v_driver := 'i.status = ($3)[1] and';
+  end if;
+
+  for v_run in execute format($query$
+    select r.id, r.created_at, r.input, r.output, r.error,
+      pg_column_size(r.input) + coalesce(pg_column_size(r.output), 0) as stored,
+      ($3 is null or r.status = any ($3)) and ($4 is null or r.engine = $4)
+        and ($6 is null or jsonb_path_exists(r.input, $6) or coalesce(jsonb_path_exists(r.output, $6), false)
+          or coalesce(jsonb_path_exists(r.error, $6), false)
+          or exists (select from public.agents a where a.id = r.agent_id and strpos(lower(a.name), lower($7)) > 0)
+        ) as fits
+    from (
+      select i.id, i.created_at, i.status, i.engine, i.agent_id, i.input, i.output, i.error
+      from public.agent_runs i
+      where %1$s i.account_id = $1 and i.created_at > $8 and i.created_at < $9
+        and i.created_at <= $10 and (i.created_at < $10 or i.id > $11)
+      order by i.created_at %2$s, i.id limit $2
+    ) r
+    order by r.created_at %2$s, r.id
+  $query$, v_driver, case when v_driver = '' then 'desc' else 'desc nulls last' end)
+    using p_account_id, v_look_at, p_statuses, p_engine, p_agent_id, v_path, p_text,
+      coalesce(p_created_after, '-infinity'), coalesce(p_created_before, 'infinity'),
+      coalesce(p_behind_at, 'infinity'), p_behind_id
+  loop
+    v_goes_on := cardinality(run_ids) = v_limit or (p_text is not null and v_searched > 33554432);
+    exit when v_goes_on;
+    if v_run.fits then
+      v_bytes := v_bytes + octet_length(v_run.input::text) + coalesce(octet_length(v_run.output::text), 0)
+        + coalesce(octet_length(v_run.error::text), 0);
+      v_goes_on := v_bytes > 2000000 and cardinality(run_ids) > 0;
+      exit when v_goes_on;
+      run_ids := run_ids || v_run.id;
+    end if;
+    v_looked := v_looked + 1;
+    v_searched := v_searched + v_run.stored;
+    next_at := v_run.created_at;
+    next_id := v_run.id;
+    v_goes_on := v_looked = v_look_at;
+  end loop;
+  if not v_goes_on then
+    next_at := null;
+    next_id := null;
+  end if;
+end $_$;
 
 CREATE FUNCTION private.flush_logs(p_run_ids uuid[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1032,6 +1622,7 @@ declare
   v_account_id uuid;
   v_answer jsonb;
 begin
+  perform private.require_scope('runs:read');
   select r.account_id into v_account_id from public.agent_runs r
     where r.id = p_run_id and r.account_id in (select private.my_account_ids());
   if not found then
@@ -1071,6 +1662,32 @@ begin
   return v_answer;
 end $$;
 
+CREATE FUNCTION private.give_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text, p_expires_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_problem text := case
+    when p_account_id is null or not exists (select from public.accounts where id = p_account_id)
+      then 'account_id: there is no such account'
+    when p_kind is null or p_kind not in ('owned', 'purchased', 'granted')
+      then 'kind: must be owned, purchased or granted'
+    when p_expires_at <= private.clock() then 'expires_at: must be in the future'
+  end;
+begin
+  if not exists (select from public.agents where id = p_agent_id) then
+    raise exception 'There is no agent %', p_agent_id using errcode = 'RUN01';
+  end if;
+  if v_problem is not null then
+    raise exception '%', v_problem using errcode = 'RUN07';
+  end if;
+  insert into public.agent_access (agent_id, account_id, kind, expires_at)
+    values (p_agent_id, p_account_id, p_kind, p_expires_at)
+    on conflict (agent_id, account_id, kind) do update set expires_at = excluded.expires_at;
+  return jsonb_build_object('agent_id', p_agent_id, 'account_id', p_account_id, 'kind', p_kind,
+    'expires_at', p_expires_at);
+end $$;
+
 CREATE FUNCTION private.give_places(p_slot_ids bigint[], p_unused bigint[] DEFAULT NULL::bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1089,6 +1706,15 @@ begin
       where s.id = g.id and a.id = s.account_id;
   end if;
   perform private.hand_on(v_ids);
+end $$;
+
+CREATE FUNCTION private.grant_agent(p_agent_id uuid, p_account_id uuid, p_expires_at timestamp with time zone) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform private.lock_my_agent(p_agent_id);
+  return private.give_agent_access(p_agent_id, p_account_id, 'granted', p_expires_at);
 end $$;
 
 CREATE FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) RETURNS bigint
@@ -1212,6 +1838,13 @@ CREATE FUNCTION private.has_room(p_slot private.slots) RETURNS boolean
     select t.concurrent_runs from public.accounts a join private.tiers t on t.name = a.tier where a.id = p_slot.account_id))
 $$;
 
+CREATE FUNCTION private.has_scope(p_scope text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(p_scope = any (private.my_scopes()), true)
+$$;
+
 CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) RETURNS jsonb
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
@@ -1227,6 +1860,13 @@ CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double pr
   )
   select coalesce(jsonb_agg(jsonb_build_object('run_id', id, 'lease_id', lease_id, 'revision', revision,
     'stop', stop_requested_at is not null, 'pause', pause_requested_at is not null)), '[]') from beaten
+$$;
+
+CREATE FUNCTION private.is_agent_of(p_agent_id uuid, p_account_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select exists (select from public.agents where id = p_agent_id and account_id = p_account_id)
 $$;
 
 CREATE FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) RETURNS boolean
@@ -1249,6 +1889,20 @@ CREATE FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes int
   end
 $_$;
 
+CREATE FUNCTION private.key_owner() RETURNS uuid
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  if (select auth.uid()) is null then
+    raise exception 'Only a signed-in user has API keys' using errcode = 'RUN06';
+  end if;
+  if private.my_scopes() is not null then
+    raise exception 'An API key cannot manage API keys' using errcode = 'RUN06', hint = 'Sign in, and do it yourself.';
+  end if;
+  return (select auth.uid());
+end $$;
+
 CREATE FUNCTION private.limits_of(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
     SET search_path TO ''
@@ -1259,6 +1913,43 @@ CREATE FUNCTION private.limits_of(p_run public.agent_runs) RETURNS TABLE(account
     from public.agents a where a.id = p_run.agent_id and a.max_concurrent_runs is not null
   union all
   select p_run.account_id, 'key', p_run.concurrency_key, p_run.concurrency_limit where p_run.concurrency_key is not null
+$$;
+
+CREATE TABLE public.api_keys (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    name text NOT NULL,
+    scopes text[] NOT NULL,
+    last_four text NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    rotated_at timestamp with time zone,
+    previous_expires_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    CONSTRAINT api_keys_last_four_check CHECK ((last_four ~ '^[0-9A-Za-z]{4}$'::text)),
+    CONSTRAINT api_keys_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 100))),
+    CONSTRAINT api_keys_scopes_check CHECK ((cardinality(scopes) > 0))
+);
+
+COMMENT ON COLUMN public.api_keys.last_four IS 'The end of the present key, by which its owner knows it.';
+
+COMMENT ON COLUMN public.api_keys.previous_expires_at IS 'Until when the key before the last rotation works too.';
+
+COMMENT ON COLUMN public.api_keys.expires_at IS 'Null: it works until it is revoked.';
+
+COMMENT ON COLUMN public.api_keys.last_used_at IS 'When it was last exchanged; written at most once a minute.';
+
+CREATE FUNCTION private.live_api_key(p_secret_id uuid, p_now timestamp with time zone) RETURNS public.api_keys
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select k from private.api_key_secrets s
+    join public.api_keys k on k.id = s.api_key_id
+    join auth.users u on u.id = k.user_id
+    where s.id = p_secret_id and s.expires_at > p_now and k.revoked_at is null
+      and (k.expires_at is null or k.expires_at > p_now)
+      and (u.banned_until is null or u.banned_until <= p_now) and u.deleted_at is null and u.role = 'authenticated'
 $$;
 
 CREATE FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jsonb
@@ -1279,6 +1970,66 @@ CREATE FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) RETURNS js
   select private.recorded_steps(p_run_id, 2147483647, array(select n::integer from jsonb_array_elements_text(p_step_nos) n))
 $$;
 
+CREATE FUNCTION private.lock_my_agent(p_agent_id uuid) RETURNS public.agents
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_agent public.agents;
+  v_role public.account_role;
+begin
+  perform private.require_scope('agents:write');
+  -- Asked before the row is locked, so that nobody makes a stranger's agent wait.
+  v_role := private.my_role((select account_id from public.agents where id = p_agent_id));
+  if v_role in ('owner', 'admin') then
+    select * into v_agent from public.agents where id = p_agent_id for update;
+  elsif v_role is not null then
+    raise exception 'Your role % in this account may not change agent %', v_role, p_agent_id using errcode = 'RUN06';
+  end if;
+  if v_agent.id is null then
+    raise exception 'There is no agent %', p_agent_id using errcode = 'RUN01';
+  end if;
+  return v_agent;
+end $$;
+
+CREATE FUNCTION private.lock_my_api_key(p_api_key_id uuid) RETURNS public.api_keys
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_key public.api_keys;
+begin
+  select k.* into v_key from public.api_keys k where k.id = p_api_key_id and k.user_id = private.key_owner() for update;
+  if not found then
+    raise exception 'There is no API key %', p_api_key_id using errcode = 'RUN01';
+  end if;
+  return v_key;
+end $$;
+
+CREATE FUNCTION private.lock_my_credential(p_credential_id uuid) RETURNS public.credentials
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_credential public.credentials;
+  v_role public.account_role;
+begin
+  perform private.require_scope('credentials:write');
+  -- Asked before the row is locked, so that nobody makes a stranger's steps wait.
+  v_role := private.my_role((select account_id from public.credentials where id = p_credential_id));
+  if v_role is not null and v_role <> 'viewer' then
+    select * into v_credential from public.credentials where id = p_credential_id and deleted_at is null for update;
+  end if;
+  if v_credential.id is null then
+    raise exception 'There is no credential %', p_credential_id using errcode = 'RUN16';
+  end if;
+  if v_role = 'member' and v_credential.user_id is distinct from (select auth.uid()) then
+    raise exception 'Your role % in this account may use credential % and not change it', v_role, p_credential_id
+      using errcode = 'RUN06';
+  end if;
+  return v_credential;
+end $$;
+
 CREATE FUNCTION private.lock_my_run(p_run_id uuid, p_revision bigint) RETURNS public.agent_runs
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1287,6 +2038,7 @@ declare
   v_run public.agent_runs;
   v_role public.account_role;
 begin
+  perform private.require_scope('runs:write');
   -- Asked before the row is locked, so that nobody makes a stranger's run wait. A run never changes its account.
   v_role := private.my_role((select account_id from public.agent_runs where id = p_run_id));
   if v_role is null then
@@ -1341,7 +2093,7 @@ CREATE FUNCTION private.may_hear(p_topic text) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
     AS $_$
-  select p_topic ~ '^run:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and exists (
+  select p_topic ~ '^run:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and private.has_scope('runs:read') and exists (
     select from public.agent_runs r
     where r.id = substring(p_topic from 5)::uuid and r.account_id in (select private.my_account_ids()))
 $_$;
@@ -1360,7 +2112,8 @@ CREATE FUNCTION private.my_account_ids() RETURNS SETOF uuid
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 3
     SET search_path TO ''
     AS $$
-  select account_id from public.account_members where user_id = (select auth.uid())
+  select account_id from public.account_members
+  where user_id = (select auth.uid()) and (select private.my_scopes()) is distinct from '{}'
 $$;
 
 CREATE FUNCTION private.my_administered_agent_ids() RETURNS SETOF uuid
@@ -1375,15 +2128,45 @@ CREATE FUNCTION private.my_agent_ids() RETURNS SETOF uuid
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 10
     SET search_path TO ''
     AS $$
-  select x.agent_id from public.agent_access x
-  where x.account_id in (select private.my_account_ids()) and coalesce(x.expires_at > private.clock(), true)
+  select x.agent_id from public.agent_access x join public.account_members m on m.account_id = x.account_id
+  where m.user_id = (select auth.uid()) and m.role <> 'viewer' and coalesce(x.expires_at > private.clock(), true)
+  union
+  select a.id from public.agents a join public.account_members m on m.account_id = a.account_id
+  where m.user_id = (select auth.uid()) and m.role <> 'viewer'
 $$;
 
 CREATE FUNCTION private.my_role(p_account_id uuid) RETURNS public.account_role
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
     AS $$
-  select role from public.account_members where account_id = p_account_id and user_id = (select auth.uid())
+  select role from public.account_members
+  where account_id = p_account_id and user_id = (select auth.uid()) and (select private.my_scopes()) is distinct from '{}'
+$$;
+
+CREATE FUNCTION private.my_scopes() RETURNS text[]
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_claims jsonb := auth.jwt();
+  v_key record;
+begin
+  if v_claims is null or not v_claims ? 'api_key_id' then
+    return null;
+  end if;
+  select k.id, k.user_id, k.scopes into v_key
+    from private.live_api_key((v_claims ->> 'session_id')::uuid, private.clock()) k;
+  if v_key.id = (v_claims ->> 'api_key_id')::uuid and v_key.user_id = (select auth.uid()) then
+    return v_key.scopes;
+  end if;
+  return '{}';
+end $$;
+
+CREATE FUNCTION private.my_working_account_ids() RETURNS SETOF uuid
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 3
+    SET search_path TO ''
+    AS $$
+  select account_id from public.account_members where user_id = (select auth.uid()) and role <> 'viewer'
 $$;
 
 CREATE FUNCTION private.on_account_created() RETURNS trigger
@@ -1407,6 +2190,58 @@ CREATE FUNCTION private.on_user_created() RETURNS trigger
 begin
   perform private.ensure_personal_account(new.id);
   return new;
+end $$;
+
+CREATE FUNCTION private.open_credential(p_run_id uuid, p_lease_id uuid, p_step_no integer, p_attempt integer, p_provider text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+  v_step record;
+  v_credential public.credentials;
+begin
+  select r.account_id, r.user_id, (r.credential_ids ->> p_provider)::uuid as own_id, a.account_id as agent_account_id,
+      (v.managed_credentials ->> p_provider)::uuid as managed_id
+    into v_step
+    from public.agent_runs r
+    join public.agent_steps s on s.run_id = r.id and s.step_no = p_step_no
+    left join public.agent_versions v on v.id = r.agent_version_id
+    left join public.agents a on a.id = v.agent_id
+    where r.id = p_run_id and r.lease_id = p_lease_id and r.lease_expires_at > v_now
+      and s.status = 'running' and s.attempt = p_attempt and s.waits_for is null;
+  if not found then
+    raise exception 'Step % of run % is not performed under this lease', p_step_no, p_run_id using errcode = 'RUN18';
+  end if;
+  -- The run's own, from its own account; else the agent's, from the agent's account; and no other.
+  select * into v_credential from public.credentials c
+    where c.id = coalesce(v_step.own_id, v_step.managed_id) and c.provider = p_provider and c.deleted_at is null
+      and c.account_id = case when v_step.own_id is not null then v_step.account_id else v_step.agent_account_id end;
+  if not found then
+    raise exception 'The run has no credential for % that can be used', p_provider
+      using errcode = 'RUN16', hint = 'It was never chosen, or it was deleted: start a new run with another.';
+  end if;
+  insert into public.credential_access_log (credential_id, account_id, run_id, step_no, attempt, user_id, purpose)
+    values (v_credential.id, v_credential.account_id, p_run_id, p_step_no, p_attempt, v_step.user_id, 'step');
+  -- Once a minute: written each time, the row would be a queue for all runs that share it.
+  if v_credential.last_used_at is null or v_credential.last_used_at not between v_now - interval '1 minute' and v_now then
+    update public.credentials set last_used_at = v_now
+      where id = v_credential.id
+        and (last_used_at is null or last_used_at not between v_now - interval '1 minute' and v_now);
+  end if;
+  return private.sealed_answer(v_credential);
+end $$;
+
+CREATE FUNCTION private.open_credential_to_test(p_credential_id uuid, p_tickets text[]) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_credential public.credentials := private.credential_by_ticket(p_credential_id, p_tickets);
+begin
+  insert into public.credential_access_log (credential_id, account_id, user_id, purpose)
+    values (p_credential_id, v_credential.account_id, (select auth.uid()), 'test');
+  return private.sealed_answer(v_credential);
 end $$;
 
 CREATE FUNCTION private.prefer_by_priority(p_run_ids uuid[], p_engines text[]) RETURNS uuid[]
@@ -1445,6 +2280,146 @@ begin
     v_ids := array(select u.id from unnest(v_ids) as u (id) where u.id <> all (v_account.picked)) || v_better;
   end loop;
   return v_ids;
+end $$;
+
+CREATE FUNCTION private.prepare(p_request jsonb, p_run public.agent_runs) RETURNS private.prepared_run
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_prepared private.prepared_run;
+  v_run public.agent_runs := p_run;
+  v_version public.agent_versions;
+  v_problems jsonb := '[]';
+  v_credentials record;
+begin
+  if v_run.agent_id is not null then
+    v_version := private.version_to_run(v_run, coalesce((p_request -> 'draft')::boolean, false));
+    if v_run.agent_version_id <> v_version.id then
+      raise exception 'Agent % has another version now', v_run.agent_id
+        using errcode = 'RUN14', hint = 'Read the agent again, then decide again.';
+    end if;
+    v_run.agent_version_id := v_version.id;
+    v_run.price := case when private.is_agent_of(v_run.agent_id, v_run.account_id) then 0 else v_version.price end;
+    v_problems := private.problems_of_request(v_run, v_version);
+    v_run.engine := v_version.engine;
+  end if;
+  select * into v_credentials
+    from private.resolve_credentials(v_run.account_id, v_version, coalesce(p_request -> 'credentials', '{}'));
+  v_run.credential_ids := v_credentials.credential_ids;
+  v_prepared.run := v_run;
+  v_prepared.version := v_version;
+  v_prepared.problems := v_problems || v_credentials.problems;
+  return v_prepared;
+end $$;
+
+CREATE FUNCTION private.problems_of_agent(p_fields jsonb, p_account_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+begin
+  -- In plpgsql, so that the table of credentials may come later.
+  return (select coalesce(jsonb_agg(jsonb_build_object('field', f.key, 'message', f.message)), '[]') from (
+    select e.key, case e.key
+      when 'name' then case
+        when jsonb_typeof(e.value) <> 'string' or char_length(btrim(e.value #>> '{}')) not between 1 and 200
+          then 'must have 1 to 200 characters' end
+      when 'description' then case
+        when jsonb_typeof(e.value) <> 'string' or char_length(e.value #>> '{}') > 4000
+          then 'must have at most 4000 characters' end
+      when 'visibility' then case
+        when e.value not in ('"private"', '"public"') then 'must be private or public' end
+      when 'max_concurrent_runs' then case
+        when e.value <> 'null' and not (jsonb_typeof(e.value) = 'number' and e.value #>> '{}' ~ '^[0-9]{1,5}$'
+            and (e.value #>> '{}')::integer between 1 and 10000)
+          then 'must be a whole number from 1 to 10000, or null' end
+      when 'engine' then case
+        when jsonb_typeof(e.value) <> 'string' or e.value #>> '{}' !~ '^[a-z][a-z0-9_]{0,31}$'
+          then 'must be a lower-case name' end
+      when 'config' then case
+        when jsonb_typeof(e.value) <> 'object' then 'must be an object'
+        else private.json_problem('config', e.value, 65536) end
+      when 'input_schema' then case
+        when jsonb_typeof(e.value) <> 'object' then 'must be an object'
+        else private.json_problem('input_schema', e.value, 32768) end
+      when 'credential_types' then case
+        when jsonb_typeof(e.value) <> 'array' or jsonb_array_length(e.value) > 20 or exists (
+            select from jsonb_array_elements(e.value) t
+            where jsonb_typeof(t) <> 'string' or t #>> '{}' !~ '^[a-z][a-z0-9_]{0,31}$')
+          then 'must be a list of at most 20 providers'
+        when (select count(distinct t) <> count(*) from jsonb_array_elements(e.value) t) then 'names one twice' end
+      when 'managed_credentials' then case
+        when jsonb_typeof(e.value) <> 'object' or cardinality(private.keys_of(e.value)) > 20
+          then 'must be an object of at most 20 credentials' end
+      when 'price' then case
+        when jsonb_typeof(e.value) <> 'number' or e.value #>> '{}' !~ '^[0-9]{1,16}$'
+            or (e.value #>> '{}')::numeric > 1000000000000000
+          then 'must be a whole number of micro-credits from 0 to 1000000000000000' end
+      when 'account_id' then null
+      else 'is unknown'
+    end as message
+    from jsonb_each(p_fields) e
+    union all
+    select 'managed_credentials.' || m.key, 'is no credential of the agent''s account for ' || m.key
+    from jsonb_each(case when jsonb_typeof(p_fields -> 'managed_credentials') = 'object'
+      then p_fields -> 'managed_credentials' else '{}' end) m
+    where not exists (
+      select from public.credentials c
+      where c.id::text = lower(m.value #>> '{}') and c.account_id = p_account_id and c.provider = m.key
+        and c.deleted_at is null)
+  ) f
+  where f.message is not null);
+end $_$;
+
+CREATE FUNCTION private.problems_of_request(p_run public.agent_runs, p_version public.agent_versions) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_agg(jsonb_build_object('field', x.field, 'message', x.message)), '[]') from (
+    select 'engine' as field, format('the agent''s engine is %s', p_version.engine) as message
+      where p_run.engine <> p_version.engine
+    union all
+    select 'max_credits', format('starting this agent costs %s credits', trim_scale(p_run.price / 1000000.0))
+      where p_run.max_credits < p_run.price
+  ) x
+$$;
+
+CREATE FUNCTION private.proof_of_event(p_run_id uuid, p_step_no integer, p_token_hash text) RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select case
+    when bool_or(e.token_hash = p_token_hash) then 'proven'
+    when count(*) = 0 and exists (
+      select from public.agent_steps s
+      where s.run_id = p_run_id and s.step_no = p_step_no and s.status in ('pending', 'running') and s.waits_for is null
+    ) then 'early'
+    else 'wrong'
+  end
+  from private.step_events e where e.run_id = p_run_id and e.step_no = p_step_no and e.awaited
+$$;
+
+CREATE FUNCTION private.publish_agent(p_agent_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_agent public.agents := private.lock_my_agent(p_agent_id);
+  v_now timestamptz := private.clock();
+  v_version public.agent_versions;
+begin
+  if v_agent.draft_version_id is null and v_agent.status <> 'retired' then
+    raise exception 'Agent % has nothing to publish: its draft is what is published', p_agent_id using errcode = 'RUN15';
+  end if;
+  select * into v_version from public.agent_versions
+    where id = coalesce(v_agent.draft_version_id, v_agent.current_version_id) for update;
+  perform private.refuse_problems(private.problems_of_agent(
+    jsonb_build_object('managed_credentials', v_version.managed_credentials), v_agent.account_id));
+  update public.agent_versions set published_at = v_now where id = v_version.id and published_at is null;
+  update public.agents
+    set status = 'published', current_version_id = v_version.id, draft_version_id = null, updated_at = v_now
+    where id = p_agent_id returning * into v_agent;
+  return private.agent_answer(v_agent);
 end $$;
 
 CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
@@ -1540,20 +2515,30 @@ declare
 begin
   perform private.take_rate(p_run.account_id, 'start');
   select available into v_available from public.credit_accounts where account_id = p_run.account_id for update;
-  v_hold := least(coalesce(v_available, 0), (select hold_credits from private.settings),
+  v_hold := least(coalesce(v_available, 0), p_run.price + (select hold_credits from private.settings),
                   coalesce(p_run.max_credits, 9223372036854775807));
   if v_hold <= 0 then
     raise exception 'The account has no credits left to start run %', p_run.id
+      using errcode = 'RUN10', hint = 'Add credits to the account, then start the run again.';
+  end if;
+  if v_hold < p_run.price then
+    raise exception 'Starting run % costs % credits, and the account has %', p_run.id,
+        trim_scale(p_run.price / 1000000.0), trim_scale(v_hold / 1000000.0)
       using errcode = 'RUN10', hint = 'Add credits to the account, then start the run again.';
   end if;
   update public.credit_accounts set available = available - v_hold, held = held + v_hold, updated_at = v_now
     where account_id = p_run.account_id;
   insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
     values (p_run.account_id, p_run.id, 'hold', 'available', 'held', v_hold);
+  if p_run.price > 0 then
+    insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount)
+      values (p_run.account_id, p_run.id, 'price', 'held', 'spent', p_run.price);
+  end if;
   select * into v_places from private.take_places(p_run);
   update public.agent_runs r
     set status = 'queued', revision = r.revision + 1, available_at = v_now, started_at = v_now, updated_at = v_now,
-        deadline_at = v_now + make_interval(secs => r.timeout_seconds), credits_held = v_hold,
+        deadline_at = v_now + make_interval(secs => r.timeout_seconds), credits_held = v_hold - p_run.price,
+        credits_spent = p_run.price,
         slot_ids = v_places.slot_ids, fair_tag = v_places.fair_tag, held_for = v_places.held_for
     where r.id = p_run.id;
   perform private.append_line(array[p_run.id], 'state_transition', array[format('%s -> queued', p_run.status)],
@@ -1564,6 +2549,110 @@ begin
   select * into v_run from public.agent_runs where id = p_run.id;
   return v_run;
 end $$;
+
+CREATE FUNCTION private.read_agent(p_agent_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_agent public.agents;
+begin
+  perform private.require_scope('agents:read');
+  select * into v_agent from public.agents where id = p_agent_id;
+  if v_agent.id is null or private.my_role(v_agent.account_id) is null then
+    raise exception 'There is no agent %', p_agent_id using errcode = 'RUN01';
+  end if;
+  if not private.administers(v_agent.account_id) then
+    raise exception 'Only its admins read all of agent %', p_agent_id using errcode = 'RUN06';
+  end if;
+  return jsonb_build_object('agent_id', v_agent.id, 'account_id', v_agent.account_id, 'name', v_agent.name,
+    'description', v_agent.description, 'status', v_agent.status, 'visibility', v_agent.visibility,
+    'max_concurrent_runs', v_agent.max_concurrent_runs, 'created_at', v_agent.created_at,
+    'updated_at', v_agent.updated_at, 'published', private.version_for_admins(v_agent.current_version_id),
+    'draft', private.version_for_admins(v_agent.draft_version_id));
+end $$;
+
+CREATE FUNCTION private.read_run_request(p_request jsonb) RETURNS public.agent_runs
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_run public.agent_runs;
+  v_role public.account_role;
+  v_field text;
+begin
+  perform private.require_scope('runs:write');
+  v_run.user_id := (select auth.uid());
+  if v_run.user_id is null then
+    raise exception 'Only a signed-in user can create a run' using errcode = 'RUN06';
+  end if;
+  if p_request is null or jsonb_typeof(p_request) <> 'object' then
+    raise exception 'p_request must be an object' using errcode = 'RUN07';
+  end if;
+  select k into v_field from jsonb_object_keys(p_request) k
+    where k not in ('engine', 'input', 'account_id', 'agent_id', 'version_id', 'draft', 'credentials', 'max_steps',
+      'timeout_seconds', 'max_credits', 'priority', 'concurrency_key', 'concurrency_limit', 'autostart') limit 1;
+  if v_field is not null then
+    raise exception 'p_request has an unknown field %', quote_literal(v_field) using errcode = 'RUN07';
+  end if;
+  if jsonb_typeof(coalesce(p_request -> 'input', 'null')) <> 'object' then
+    raise exception 'input must be an object' using errcode = 'RUN07';
+  end if;
+  if jsonb_typeof(coalesce(p_request -> 'credentials', '{}')) <> 'object' then
+    raise exception 'credentials must be an object' using errcode = 'RUN07';
+  end if;
+  if cardinality(private.keys_of(coalesce(p_request -> 'credentials', '{}'))) > 20 then
+    raise exception 'credentials must name at most 20' using errcode = 'RUN07';
+  end if;
+  v_field := private.json_problem('input', p_request -> 'input', 262144);
+  if v_field is not null then
+    raise exception '%', v_field using errcode = 'RUN07';
+  end if;
+  begin
+    v_run.account_id := coalesce((p_request ->> 'account_id')::uuid, v_run.user_id);
+    v_run.engine := p_request ->> 'engine';
+    v_run.input := p_request -> 'input';
+    v_run.max_steps := coalesce((p_request ->> 'max_steps')::integer, 100);
+    v_run.timeout_seconds := coalesce((p_request ->> 'timeout_seconds')::integer, 3600);
+    v_run.max_credits := (p_request ->> 'max_credits')::bigint;
+    v_run.agent_id := (p_request ->> 'agent_id')::uuid;
+    v_run.agent_version_id := (p_request ->> 'version_id')::uuid;
+    v_run.priority := coalesce((p_request ->> 'priority')::smallint, 0);
+    v_run.concurrency_key := p_request ->> 'concurrency_key';
+    v_run.concurrency_limit := coalesce((p_request ->> 'concurrency_limit')::integer,
+      case when v_run.concurrency_key is not null then 1 end);
+  exception when invalid_text_representation or numeric_value_out_of_range then
+    raise exception 'account_id, agent_id and version_id must be uuids; max_steps, timeout_seconds, max_credits, priority and concurrency_limit must be whole numbers'
+      using errcode = 'RUN07';
+  end;
+  v_field := case
+    when v_run.agent_id is null and v_run.engine is null or v_run.engine !~ '^[a-z][a-z0-9_]{0,31}$'
+      then 'engine must be a lower-case name'
+    when v_run.max_steps not between 1 and 10000 then 'max_steps must be from 1 to 10000'
+    when v_run.timeout_seconds not between 1 and 604800 then 'timeout_seconds must be from 1 to 604800'
+    when v_run.max_credits <= 0 then 'max_credits must be positive'
+    when v_run.priority not between -100 and 100 then 'priority must be from -100 to 100'
+    when char_length(v_run.concurrency_key) not between 1 and 200 then 'concurrency_key must have 1 to 200 characters'
+    when v_run.concurrency_limit not between 1 and 10000 then 'concurrency_limit must be from 1 to 10000'
+    when v_run.concurrency_limit is not null and v_run.concurrency_key is null
+      then 'concurrency_limit belongs to a concurrency_key'
+    when v_run.agent_id is null and (v_run.agent_version_id is not null or p_request ? 'draft')
+      then 'version_id and draft belong to an agent_id'
+    when p_request ? 'draft' and jsonb_typeof(p_request -> 'draft') <> 'boolean' then 'draft must be true or false'
+  end;
+  if v_field is not null then
+    raise exception '%', v_field using errcode = 'RUN07';
+  end if;
+
+  if v_run.account_id = v_run.user_id then
+    perform private.ensure_personal_account(v_run.user_id);
+  end if;
+  v_role := private.my_role(v_run.account_id);
+  if v_role is null or v_role = 'viewer' then
+    raise exception 'You may not create runs in account %', v_run.account_id using errcode = 'RUN06';
+  end if;
+  return v_run;
+end $_$;
 
 CREATE FUNCTION private.realtime_takes() RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1645,6 +2734,16 @@ begin
   return null;
 end $$;
 
+CREATE FUNCTION private.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform private.credential_by_ticket(p_credential_id, p_tickets);
+  update public.credentials set last_test = private.credential_test(p_test), last_tested_at = private.clock()
+    where id = p_credential_id;
+end $$;
+
 CREATE FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[]) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -1708,6 +2807,54 @@ begin
     using errcode = 'RUN02';
 end $$;
 
+CREATE FUNCTION private.refuse_problems(p_problems jsonb) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+  if jsonb_array_length(p_problems) > 0 then
+    raise exception '%: %', p_problems -> 0 ->> 'field', p_problems -> 0 ->> 'message'
+      using errcode = 'RUN07', detail = p_problems::text;
+  end if;
+end $$;
+
+CREATE FUNCTION private.refuse_retired_key(p_key_version integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  if p_key_version < (select min_key_version from private.vault for share) then
+    raise exception 'The master key of version % is retired', p_key_version
+      using errcode = 'RUN17', hint = 'Deploy the function with the current ENCRYPTION_KEYS.';
+  end if;
+end $$;
+
+CREATE FUNCTION private.refuse_unneeded_keys(p_version public.agent_versions) RETURNS void
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select private.refuse_problems(coalesce((
+    select jsonb_agg(jsonb_build_object('field', 'managed_credentials.' || k, 'message', 'is not in credential_types'))
+    from unnest(private.keys_of(p_version.managed_credentials)) k where k <> all (p_version.credential_types)), '[]'))
+$$;
+
+CREATE FUNCTION private.refuse_without_agent(p_run public.agent_runs) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  if p_run.agent_id is null then
+    return;
+  end if;
+  if not exists (select from public.agent_versions v where v.id = p_run.agent_version_id)
+      or not private.may_use_agent(p_run.agent_id, p_run.account_id) then
+    raise exception 'There is no agent %', p_run.agent_id using errcode = 'RUN01';
+  end if;
+  if exists (select from public.agents a where a.id = p_run.agent_id and a.status = 'retired') then
+    raise exception 'Agent % is retired', p_run.agent_id using errcode = 'RUN15';
+  end if;
+end $$;
+
 CREATE FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
@@ -1715,6 +2862,97 @@ CREATE FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p
   update private.idempotency_keys set response = p_response
     where account_id = p_account_id and action = p_action and key = p_key
 $$;
+
+CREATE FUNCTION private.rename_credential(p_credential_id uuid, p_name text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_credential public.credentials := private.lock_my_credential(p_credential_id);
+begin
+  if coalesce(char_length(p_name), 0) not between 1 and 100 then
+    raise exception 'p_name must have 1 to 100 characters' using errcode = 'RUN07';
+  end if;
+  update public.credentials set name = p_name, updated_at = private.clock() where id = p_credential_id
+    returning * into v_credential;
+  return private.credential_answer(v_credential);
+end $$;
+
+CREATE FUNCTION private.replace_credential(p_credential_id uuid, p_secret jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_credential public.credentials := private.lock_my_credential(p_credential_id);
+  v_new public.credentials := private.sealed_secret(p_secret);
+begin
+  update public.credentials
+    set sealed = v_new.sealed, ticket_hash = v_new.ticket_hash, fingerprint = v_new.fingerprint,
+        key_version = v_new.key_version, last_four = v_new.last_four, last_tested_at = v_new.last_tested_at,
+        last_test = v_new.last_test, updated_at = private.clock()
+    where id = p_credential_id
+    returning * into v_credential;
+  return private.credential_answer(v_credential);
+end $$;
+
+CREATE FUNCTION private.require_scope(p_scope text) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_scopes text[] := private.my_scopes();
+begin
+  if cardinality(v_scopes) = 0 then
+    raise exception 'The API key is no longer valid' using errcode = 'RUN19';
+  end if;
+  if p_scope <> all (v_scopes) then
+    raise exception 'The API key lacks the scope %', p_scope
+      using errcode = 'RUN20', hint = 'A key keeps the scopes it was made with: create one that has it.';
+  end if;
+end $$;
+
+CREATE FUNCTION private.resolve_credentials(p_account_id uuid, p_version public.agent_versions, p_named jsonb, OUT credential_ids jsonb, OUT problems jsonb) RETURNS record
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_types text[] := case when p_version.id is null then private.keys_of(p_named) else p_version.credential_types end;
+  v_type text;
+  v_id uuid;
+  v_problem text;
+begin
+  credential_ids := '{}';
+  problems := coalesce((
+    select jsonb_agg(jsonb_build_object('field', 'credentials.' || k, 'message', 'the agent takes no such credential'))
+    from jsonb_object_keys(p_named) k where k <> all (v_types)), '[]');
+  foreach v_type in array v_types loop
+    v_problem := null;
+    if p_named ? v_type then
+      v_id := case when p_named ->> v_type ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        then (p_named ->> v_type)::uuid end;
+      select c.id into v_id from public.credentials c
+        where c.id = v_id and c.account_id = p_account_id and c.provider = v_type and c.deleted_at is null;
+      v_problem := case when v_id is null then 'is no credential of this account for ' || v_type end;
+    elsif p_version.managed_credentials ? v_type then
+      v_id := null;
+      perform 1 from public.credentials c join public.agents a on a.account_id = c.account_id
+        where a.id = p_version.agent_id and c.id = (p_version.managed_credentials ->> v_type)::uuid
+          and c.provider = v_type and c.deleted_at is null;
+      v_problem := case when not found then 'the agent brings its own, and that is gone' end;
+    else
+      select c.id into v_id from public.credentials c
+        where c.account_id = p_account_id and c.provider = v_type and c.deleted_at is null
+          and c.last_test ->> 'valid' is distinct from 'false'
+        order by c.created_at desc, c.id limit 1;
+      v_problem := case when v_id is null then 'is needed: add a credential for ' || v_type end;
+    end if;
+    if v_problem is not null then
+      problems := problems || jsonb_build_object('field', 'credentials.' || v_type, 'message', v_problem);
+    elsif v_id is not null then
+      credential_ids := credential_ids || jsonb_build_object(v_type, v_id);
+    end if;
+  end loop;
+end $_$;
 
 CREATE FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1800,6 +3038,38 @@ begin
   return v_answer;
 end $$;
 
+CREATE FUNCTION private.retire_agent(p_agent_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_agent public.agents := private.lock_my_agent(p_agent_id);
+begin
+  update public.agents set status = 'retired', updated_at = private.clock()
+    where id = p_agent_id and current_version_id is not null returning * into v_agent;
+  if not found then
+    raise exception 'Agent % was never published', p_agent_id using errcode = 'RUN15';
+  end if;
+  return private.agent_answer(v_agent);
+end $$;
+
+CREATE FUNCTION private.retire_keys(p_key_version integer) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_floor integer;
+  v_left bigint;
+begin
+  -- Waits for whoever is about to store a secret, and then sees it.
+  select min_key_version into v_floor from private.vault for update;
+  select count(*) into v_left from public.credentials where deleted_at is null and key_version < p_key_version;
+  if v_left = 0 and p_key_version > v_floor then
+    update private.vault set min_key_version = p_key_version returning min_key_version into v_floor;
+  end if;
+  return jsonb_build_object('min_key_version', v_floor, 'left', v_left);
+end $$;
+
 CREATE FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1811,6 +3081,7 @@ declare
   v_new public.agent_runs;
   v_fork integer;
   v_fork_ended timestamptz;
+  v_price bigint;
   v_answer jsonb;
 begin
   v_answer := private.recall(v_run.account_id, 'retry', p_idempotency_key, jsonb_build_object('run_id', p_run_id));
@@ -1831,16 +3102,21 @@ begin
   select coalesce(finished_at, 'infinity') into v_fork_ended
     from public.agent_steps where run_id = p_run_id and step_no = v_fork;
 
-  -- A deleted agent has no places to take.
-  if exists (select from public.agents a where a.id = v_run.agent_id) and not private.may_use_agent(v_run.agent_id, v_run.account_id) then
-    raise exception 'There is no agent %', v_run.agent_id using errcode = 'RUN01';
-  end if;
+  perform private.refuse_without_agent(v_run);
+  -- What was paid for the agent is paid for the first retry too, and not for more: they would be runs for nothing.
+  v_price := case
+    when v_run.started_at is null then v_run.price
+    when not exists (select from public.agent_runs f where f.forked_from = p_run_id and f.fork_step is not null) then 0
+    when v_run.agent_id is null or private.is_agent_of(v_run.agent_id, v_run.account_id) then 0
+    else (select price from public.agent_versions where id = v_run.agent_version_id)
+  end;
 
   perform private.take_rate(v_run.account_id, 'create');
-  insert into public.agent_runs (account_id, user_id, agent_id, engine, input, max_steps, timeout_seconds, max_credits,
-      priority, concurrency_key, concurrency_limit, resumes_as, step_count, forked_from, fork_step, revision)
-    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.engine, v_run.input, v_run.max_steps,
-      v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit,
+  insert into public.agent_runs (account_id, user_id, agent_id, agent_version_id, credential_ids, price, engine, input,
+      max_steps, timeout_seconds, max_credits, priority, concurrency_key, concurrency_limit, resumes_as, step_count,
+      forked_from, fork_step, revision)
+    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.agent_version_id, v_run.credential_ids, v_price,
+      v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds, v_run.max_credits, v_run.priority, v_run.concurrency_key, v_run.concurrency_limit,
       v_run.resumes_as, 0, p_run_id, v_fork, v_run.revision)
     returning * into v_new;
   -- What was started before the fork's step ended cannot depend on how it ended: that is taken over as it is, parallel
@@ -1888,6 +3164,85 @@ begin
   return v_answer;
 end $$;
 
+CREATE FUNCTION private.revoke_agent(p_agent_id uuid, p_account_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform private.lock_my_agent(p_agent_id);
+  return private.take_agent_access(p_agent_id, p_account_id, 'granted');
+end $$;
+
+CREATE FUNCTION private.revoke_api_key(p_api_key_id uuid) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_key public.api_keys := private.lock_my_api_key(p_api_key_id);
+begin
+  if v_key.revoked_at is null then
+    update public.api_keys k set revoked_at = private.clock(), previous_expires_at = null where k.id = p_api_key_id;
+    delete from private.api_key_secrets s where s.api_key_id = p_api_key_id;
+  end if;
+  return p_api_key_id;
+end $$;
+
+CREATE FUNCTION private.rewrap_credentials(p_items jsonb) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_count integer;
+begin
+  perform private.refuse_retired_key((select min(i.key_version)
+    from jsonb_to_recordset(p_items) as i (key_version integer)));
+  with item as (
+    select i.* from jsonb_to_recordset(p_items)
+      as i (id uuid, before text, sealed text, ticket_hash text, key_version integer)
+  ), locked as (
+    select c.id from public.credentials c join item i on i.id = c.id
+    where c.sealed = i.before and c.key_version < i.key_version
+    order by c.id for update of c
+  )
+  update public.credentials c
+    set sealed = i.sealed, ticket_hash = i.ticket_hash, key_version = i.key_version
+    from item i, locked where c.id = i.id and locked.id = c.id and c.sealed = i.before;
+  get diagnostics v_count = row_count;
+  return v_count;
+end $$;
+
+CREATE FUNCTION private.rotate_api_key(p_api_key_id uuid, p_hash text, p_last_four text, p_overlap_hours integer) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_key public.api_keys := private.lock_my_api_key(p_api_key_id);
+  v_digest bytea := private.api_key_digest(p_hash);
+  v_now timestamptz := private.clock();
+  v_until timestamptz;
+begin
+  if p_overlap_hours is null or p_overlap_hours not between 0 and 168 then
+    raise exception 'overlap_hours must be from 0 to 168' using errcode = 'RUN07';
+  end if;
+  if coalesce(p_last_four, '') !~ '^[0-9A-Za-z]{4}$' then
+    raise exception 'p_last_four must be the last four characters of the key' using errcode = 'RUN07';
+  end if;
+  if v_key.revoked_at is not null or v_key.expires_at <= v_now then
+    raise exception 'API key % is %', p_api_key_id, case when v_key.revoked_at is null then 'expired' else 'revoked' end
+      using errcode = 'RUN02', hint = 'Create another one.';
+  end if;
+  -- At most two work: what an earlier rotation left ends now, and with no overlap the present one too.
+  delete from private.api_key_secrets s
+    where s.api_key_id = p_api_key_id and (s.expires_at < 'infinity' or p_overlap_hours = 0);
+  v_until := v_now + make_interval(hours => p_overlap_hours);
+  update private.api_key_secrets s set expires_at = v_until where s.api_key_id = p_api_key_id;
+  insert into private.api_key_secrets (api_key_id, digest) values (p_api_key_id, v_digest);
+  update public.api_keys k
+    set last_four = p_last_four, rotated_at = v_now, previous_expires_at = case when p_overlap_hours > 0 then v_until end
+    where k.id = p_api_key_id;
+  return p_api_key_id;
+end $_$;
+
 CREATE FUNCTION private.run_answer(p_run public.agent_runs) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
     SET search_path TO ''
@@ -1920,6 +3275,47 @@ CREATE FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean DEFAULT false
   (select private.clock() as now) c
   where r.id = any (p_run_ids)
 $$;
+
+CREATE FUNCTION private.sealed_answer(p_credential public.credentials) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_floor integer := (select min_key_version from private.vault);
+begin
+  if p_credential.key_version < v_floor then
+    raise exception 'The credential cannot be opened'
+      using errcode = 'RUN17', hint = 'Replace its secret, or add the credential anew.';
+  end if;
+  return jsonb_build_object('credential_id', p_credential.id, 'account_id', p_credential.account_id,
+    'provider', p_credential.provider, 'sealed', p_credential.sealed, 'min_key_version', v_floor);
+end $$;
+
+CREATE FUNCTION private.sealed_secret(p_secret jsonb) RETURNS public.credentials
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_new public.credentials := jsonb_populate_record(null::public.credentials, '{}');
+  v_test jsonb := nullif(p_secret -> 'test', 'null');
+begin
+  v_new.sealed := p_secret ->> 'sealed';
+  v_new.ticket_hash := p_secret ->> 'ticket_hash';
+  v_new.fingerprint := p_secret ->> 'fingerprint';
+  v_new.last_four := p_secret ->> 'last_four';
+  if coalesce(v_new.sealed, '') !~ '^[A-Za-z0-9+/]{150,}={0,2}$' or char_length(v_new.sealed) > 90000
+      or coalesce(v_new.ticket_hash, '') !~ '^[0-9a-f]{64}$' or coalesce(v_new.fingerprint, '') !~ '^[0-9a-f]{32}$'
+      or coalesce(p_secret ->> 'key_version', '') !~ '^[1-9][0-9]{0,8}$' or char_length(v_new.last_four) <> 4 then
+    raise exception 'The secret is not one that a function sealed' using errcode = 'RUN07';
+  end if;
+  v_new.key_version := (p_secret ->> 'key_version')::integer;
+  if v_test is not null then
+    v_new.last_test := private.credential_test(v_test);
+    v_new.last_tested_at := private.clock();
+  end if;
+  perform private.refuse_retired_key(v_new.key_version);
+  return v_new;
+end $_$;
 
 CREATE FUNCTION private.set_tier(p_account_id uuid, p_tier text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1959,6 +3355,7 @@ begin
   if v_run.status <> 'created' then
     raise exception 'Run % is already started: it is %', p_run_id, v_run.status using errcode = 'RUN02';
   end if;
+  perform private.refuse_without_agent(v_run);
   return private.run_answer(private.queue_run(v_run));
 end $$;
 
@@ -2022,6 +3419,55 @@ begin
   end loop;
   return v_ended;
 end $$;
+
+CREATE FUNCTION private.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  delete from public.agent_access where agent_id = p_agent_id and account_id = p_account_id and kind = p_kind;
+  return jsonb_build_object('agent_id', p_agent_id, 'account_id', p_account_id, 'revoked', found);
+end $$;
+
+CREATE FUNCTION private.take_event(p_run_id uuid, p_step_no integer, p_event_id text, p_payload jsonb) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_now timestamptz := private.clock();
+  v_status public.run_status;
+begin
+  update public.agent_steps s
+    set status = 'completed', output = p_payload, waits_for = null, finished_at = v_now, finished_revision = r.revision + 1
+    from public.agent_runs r
+    where r.id = p_run_id and s.run_id = r.id and s.step_no = p_step_no and s.status = 'running'
+      and s.waits_for = 'event';
+  if not found then
+    return false;
+  end if;
+  update public.agent_runs r
+    set revision = r.revision + 1, updated_at = v_now, attempt = 0,
+        available_at = case when r.status = 'queued' and r.held_for is null then v_now else r.available_at end
+    where r.id = p_run_id
+    returning r.status into v_status;
+  perform private.append_line(array[p_run_id], 'info', array['The awaited event came'],
+    array[jsonb_build_object('event', 'event_delivered', 'step_no', p_step_no, 'event_id', p_event_id)]);
+  if v_status = 'queued' then
+    perform pg_notify('runbase_runs', '');
+  end if;
+  return true;
+end $$;
+
+CREATE FUNCTION private.take_one(p_full_at timestamp with time zone, p_per_minute integer, p_now timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select case when full_at <= p_now + interval '60 s' then full_at end
+  from (select case when p_full_at between p_now and p_now + interval '60 s' then p_full_at else p_now end
+    + make_interval(secs => (60000000 / p_per_minute) / 1e6)) t (full_at)
+$$;
 
 CREATE FUNCTION private.take_places(p_run public.agent_runs, OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2146,6 +3592,105 @@ begin
   return v_got;
 end $$;
 
+CREATE FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_agent public.agents := private.lock_my_agent(p_agent_id);
+  v_version public.agent_versions;
+  v_content jsonb;
+begin
+  if p_changes is null or jsonb_typeof(p_changes) <> 'object' or p_changes = '{}' then
+    raise exception 'p_changes must name what is to change' using errcode = 'RUN07';
+  end if;
+  if p_changes ? 'account_id' then
+    raise exception 'account_id: an agent stays in its account' using errcode = 'RUN07';
+  end if;
+  perform private.refuse_problems(private.problems_of_agent(p_changes, v_agent.account_id));
+  update public.agents a
+    set name = coalesce(btrim(p_changes ->> 'name'), a.name),
+        description = coalesce(p_changes ->> 'description', a.description),
+        visibility = coalesce(p_changes ->> 'visibility', a.visibility), updated_at = private.clock()
+    where a.id = p_agent_id;
+  if p_changes ? 'max_concurrent_runs' then
+    -- Apart, because it makes the queue look at its places again.
+    update public.agents set max_concurrent_runs = (p_changes ->> 'max_concurrent_runs')::integer where id = p_agent_id;
+  end if;
+
+  v_content := p_changes - array['name', 'description', 'visibility', 'max_concurrent_runs'];
+  if v_content <> '{}' then
+    select * into v_version from public.agent_versions
+      where id = coalesce(v_agent.draft_version_id, v_agent.current_version_id) for update;
+    v_version := jsonb_populate_record(v_version, v_content);
+    perform private.refuse_unneeded_keys(v_version);
+    if v_version.published_at is null and v_version.pinned_at is null then
+      update public.agent_versions
+        set engine = v_version.engine, config = v_version.config, input_schema = v_version.input_schema,
+            credential_types = v_version.credential_types, managed_credentials = v_version.managed_credentials,
+            price = v_version.price
+        where id = v_version.id;
+    else
+      v_version := private.add_version(v_version);
+      update public.agents set draft_version_id = v_version.id where id = p_agent_id;
+    end if;
+  end if;
+  select * into v_agent from public.agents where id = p_agent_id;
+  return private.agent_answer(v_agent);
+end $$;
+
+CREATE FUNCTION private.vault_status() RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select jsonb_build_object('min_key_version', (select min_key_version from private.vault), 'versions', coalesce((
+    select jsonb_agg(jsonb_build_object('key_version', v.key_version, 'credentials', v.credentials) order by v.key_version)
+    from (select key_version, count(*) as credentials from public.credentials where deleted_at is null group by 1) v), '[]'))
+$$;
+
+CREATE FUNCTION private.version_for_admins(p_version_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select jsonb_build_object('version_id', v.id, 'number', v.number, 'engine', v.engine, 'config', v.config,
+    'input_schema', v.input_schema, 'credential_types', v.credential_types,
+    'managed_credentials', v.managed_credentials, 'price', v.price, 'published_at', v.published_at)
+  from public.agent_versions v where v.id = p_version_id
+$$;
+
+CREATE FUNCTION private.version_to_run(p_run public.agent_runs, p_draft boolean) RETURNS public.agent_versions
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_agent public.agents;
+  v_version public.agent_versions;
+  v_admin boolean;
+begin
+  select * into v_agent from public.agents where id = p_run.agent_id;
+  if v_agent.id is null or not private.may_use_agent(v_agent.id, p_run.account_id)
+      or (v_agent.status = 'draft' and private.my_role(v_agent.account_id) is null) then
+    raise exception 'There is no agent %', p_run.agent_id using errcode = 'RUN01';
+  end if;
+  if v_agent.status = 'retired' then
+    raise exception 'Agent % is retired', v_agent.id using errcode = 'RUN15';
+  end if;
+  v_admin := private.administers(v_agent.account_id);
+  if p_draft and not v_admin then
+    raise exception 'Only admins of its account run the draft of agent %', v_agent.id using errcode = 'RUN06';
+  end if;
+  if v_agent.status = 'draft' and not v_admin then
+    raise exception 'Agent % is not published', v_agent.id using errcode = 'RUN15';
+  end if;
+  p_draft := p_draft or v_agent.status = 'draft';
+  select * into v_version from public.agent_versions
+    where id = case when p_draft then v_agent.draft_version_id else v_agent.current_version_id end;
+  if v_version.id is null then
+    raise exception 'Agent % has no draft', v_agent.id using errcode = 'RUN15';
+  end if;
+  return v_version;
+end $$;
+
 CREATE FUNCTION private.write_records(p_batch jsonb, p_run_ids uuid[], p_account_ids uuid[], p_revisions bigint[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -2207,6 +3752,13 @@ CREATE FUNCTION public.advance_runs(p_batch jsonb) RETURNS jsonb
  SELECT private.advance_runs(p_batch) AS advance_runs;
 END;
 
+CREATE FUNCTION public.check_run(p_request jsonb, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.check_run(p_request, p_idempotency_key) AS check_run;
+END;
+
 CREATE FUNCTION public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -2221,11 +3773,60 @@ CREATE FUNCTION public.control_run(p_run_id uuid, p_action text, p_revision bigi
  SELECT private.control_run(p_run_id, p_action, p_revision) AS control_run;
 END;
 
+CREATE FUNCTION public.create_agent(p_request jsonb, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.create_agent(p_request, p_idempotency_key) AS create_agent;
+END;
+
+CREATE FUNCTION public.create_api_key(p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer DEFAULT NULL::integer) RETURNS uuid
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.create_api_key(p_hash, p_last_four, p_name, p_scopes, p_days) AS create_api_key;
+END;
+
+CREATE FUNCTION public.create_credential(p_credential jsonb, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.create_credential(p_credential, p_idempotency_key) AS create_credential;
+END;
+
 CREATE FUNCTION public.create_run(p_request jsonb, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.create_run(p_request, p_idempotency_key) AS create_run;
+END;
+
+CREATE FUNCTION public.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.credentials_to_rewrap(p_below, p_after, p_limit) AS credentials_to_rewrap;
+END;
+
+CREATE FUNCTION public.delete_credential(p_credential_id uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.delete_credential(p_credential_id) AS delete_credential;
+END;
+
+CREATE FUNCTION public.deliver_event(p_run_id uuid, p_step_no integer, p_token text, p_event_id text, p_payload jsonb, p_delivery_id text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.deliver_event(p_run_id, p_step_no, p_token, p_event_id, p_payload, p_delivery_id) AS deliver_event;
+END;
+
+CREATE FUNCTION public.exchange_api_key(p_hash text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.exchange_api_key(p_hash) AS exchange_api_key;
 END;
 
 CREATE FUNCTION public.flush_logs(p_run_ids uuid[]) RETURNS void
@@ -2242,6 +3843,20 @@ CREATE FUNCTION public.follow_run(p_run_id uuid, p_after bigint DEFAULT 0, p_lim
  SELECT private.follow_run(p_run_id, p_after, p_limit, p_types, p_written, p_opening) AS follow_run;
 END;
 
+CREATE FUNCTION public.give_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.give_agent_access(p_agent_id, p_account_id, p_kind, p_expires_at) AS give_agent_access;
+END;
+
+CREATE FUNCTION public.grant_agent(p_agent_id uuid, p_account_id uuid, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.grant_agent(p_agent_id, p_account_id, p_expires_at) AS grant_agent;
+END;
+
 CREATE FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) RETURNS bigint
     LANGUAGE sql
     SET search_path TO ''
@@ -2254,6 +3869,56 @@ CREATE FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double pre
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.heartbeat_runs(p_leases, p_lease_seconds) AS heartbeat_runs;
+END;
+
+CREATE FUNCTION public.show_runs(p_run_ids uuid[]) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT COALESCE(jsonb_agg(to_jsonb(s.*) ORDER BY s.created_at DESC, s.id), '[]'::jsonb) AS "coalesce"
+    FROM ( SELECT r.id,
+             r.account_id,
+             r.user_id,
+             r.status,
+             r.held_for,
+             r.revision,
+             r.engine,
+             r.input,
+             r.output,
+             r.error,
+             r.created_at,
+             r.started_at,
+             r.finished_at,
+             private.duration_ms(r.started_at, r.finished_at) AS duration_ms,
+             r.deadline_at,
+             r.step_count,
+             r.max_steps,
+             r.timeout_seconds,
+             r.priority,
+             r.concurrency_key,
+             r.concurrency_limit,
+             r.forked_from,
+             r.fork_step,
+             r.log_seq,
+             r.credits_held,
+             r.credits_reserved,
+             r.credits_spent,
+             r.max_credits,
+             private.agent_of_run(r.agent_id, r.agent_version_id) AS agent
+            FROM public.agent_runs r
+           WHERE (r.id = ANY (show_runs.p_run_ids))) s;
+END;
+
+CREATE FUNCTION public.list_runs(p_account_id uuid, p_statuses public.run_status[] DEFAULT NULL::public.run_status[], p_engine text DEFAULT NULL::text, p_agent_id uuid DEFAULT NULL::uuid, p_created_after timestamp with time zone DEFAULT NULL::timestamp with time zone, p_created_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_text text DEFAULT NULL::text, p_behind_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_behind_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 50) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT jsonb_build_object('runs', public.show_runs(f.run_ids), 'next',
+         CASE
+             WHEN (f.next_id IS NOT NULL) THEN jsonb_build_object('created_at', f.next_at, 'id', f.next_id)
+             ELSE NULL::jsonb
+         END) AS jsonb_build_object
+    FROM private.find_runs(list_runs.p_account_id, list_runs.p_statuses, list_runs.p_engine, list_runs.p_agent_id, list_runs.p_created_after, list_runs.p_created_before, list_runs.p_text, list_runs.p_behind_at, list_runs.p_behind_id, list_runs.p_limit) f(run_ids, next_at, next_id);
 END;
 
 CREATE FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) RETURNS jsonb
@@ -2277,11 +3942,60 @@ CREATE FUNCTION public.load_run(p_run_id uuid, p_whole boolean DEFAULT false) RE
  SELECT (private.run_view(ARRAY[p_run_id], p_whole) -> 0);
 END;
 
+CREATE FUNCTION public.open_credential(p_run_id uuid, p_lease_id uuid, p_step_no integer, p_attempt integer, p_provider text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.open_credential(p_run_id, p_lease_id, p_step_no, p_attempt, p_provider) AS open_credential;
+END;
+
+CREATE FUNCTION public.open_credential_to_test(p_credential_id uuid, p_tickets text[]) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.open_credential_to_test(p_credential_id, p_tickets) AS open_credential_to_test;
+END;
+
+CREATE FUNCTION public.publish_agent(p_agent_id uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.publish_agent(p_agent_id) AS publish_agent;
+END;
+
 CREATE FUNCTION public.publish_deltas(p_deltas jsonb) RETURNS void
     LANGUAGE sql
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.publish_deltas(p_deltas) AS publish_deltas;
+END;
+
+CREATE FUNCTION public.read_agent(p_agent_id uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.read_agent(p_agent_id) AS read_agent;
+END;
+
+CREATE FUNCTION public.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.record_credential_test(p_credential_id, p_tickets, p_test) AS record_credential_test;
+END;
+
+CREATE FUNCTION public.rename_credential(p_credential_id uuid, p_name text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.rename_credential(p_credential_id, p_name) AS rename_credential;
+END;
+
+CREATE FUNCTION public.replace_credential(p_credential_id uuid, p_secret jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.replace_credential(p_credential_id, p_secret) AS replace_credential;
 END;
 
 CREATE FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid DEFAULT NULL::uuid, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
@@ -2291,11 +4005,53 @@ CREATE FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id
  SELECT private.respond_run(p_run_id, p_response, p_request_id, p_idempotency_key) AS respond_run;
 END;
 
+CREATE FUNCTION public.retire_agent(p_agent_id uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.retire_agent(p_agent_id) AS retire_agent;
+END;
+
+CREATE FUNCTION public.retire_keys(p_key_version integer) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.retire_keys(p_key_version) AS retire_keys;
+END;
+
 CREATE FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text DEFAULT NULL::text, p_autostart boolean DEFAULT true) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.retry_run(p_run_id, p_idempotency_key, p_autostart) AS retry_run;
+END;
+
+CREATE FUNCTION public.revoke_agent(p_agent_id uuid, p_account_id uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.revoke_agent(p_agent_id, p_account_id) AS revoke_agent;
+END;
+
+CREATE FUNCTION public.revoke_api_key(p_api_key_id uuid) RETURNS uuid
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.revoke_api_key(p_api_key_id) AS revoke_api_key;
+END;
+
+CREATE FUNCTION public.rewrap_credentials(p_items jsonb) RETURNS integer
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.rewrap_credentials(p_items) AS rewrap_credentials;
+END;
+
+CREATE FUNCTION public.rotate_api_key(p_api_key_id uuid, p_hash text, p_last_four text, p_overlap_hours integer DEFAULT 24) RETURNS uuid
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.rotate_api_key(p_api_key_id, p_hash, p_last_four, p_overlap_hours) AS rotate_api_key;
 END;
 
 CREATE FUNCTION public.set_tier(p_account_id uuid, p_tier text) RETURNS void
@@ -2311,6 +4067,55 @@ CREATE FUNCTION public.start_run(p_run_id uuid, p_revision bigint DEFAULT NULL::
     BEGIN ATOMIC
  SELECT private.start_run(p_run_id, p_revision) AS start_run;
 END;
+
+CREATE FUNCTION public.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.take_agent_access(p_agent_id, p_account_id, p_kind) AS take_agent_access;
+END;
+
+CREATE FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.update_agent(p_agent_id, p_changes) AS update_agent;
+END;
+
+CREATE FUNCTION public.vault_status() RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.vault_status() AS vault_status;
+END;
+
+CREATE TABLE private.api_key_refusals (
+    bucket smallint NOT NULL,
+    full_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    CONSTRAINT api_key_refusals_bucket_check CHECK (((bucket >= 0) AND (bucket <= 63)))
+)
+WITH (fillfactor='50');
+
+CREATE TABLE private.api_key_scopes (
+    name text NOT NULL,
+    CONSTRAINT api_key_scopes_name_check CHECK ((name ~ '^[a-z]+:(read|write)$'::text))
+);
+
+COMMENT ON TABLE private.api_key_scopes IS 'What a key may be given; shared/api_keys/scopes.py has the same.';
+
+CREATE TABLE private.api_key_secrets (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    api_key_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    expires_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone NOT NULL,
+    full_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    CONSTRAINT api_key_secrets_digest_check CHECK ((octet_length(digest) = 32))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE private.api_key_secrets IS 'What works now: one a key, two while a rotation overlaps, none of a revoked one.';
+
+COMMENT ON COLUMN private.api_key_secrets.full_at IS 'As in private.rate_limits, of exchanges.';
 
 CREATE SEQUENCE private.fair_time
     START WITH 0
@@ -2404,6 +4209,30 @@ CREATE UNLOGGED TABLE private.step_deltas (
     text text NOT NULL
 );
 
+CREATE TABLE private.step_events (
+    run_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    token_hash text NOT NULL,
+    awaited boolean NOT NULL,
+    event_id text,
+    payload jsonb,
+    deliveries text[] DEFAULT '{}'::text[] NOT NULL,
+    answer jsonb,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT step_events_event_id_check CHECK (((char_length(event_id) >= 1) AND (char_length(event_id) <= 200))),
+    CONSTRAINT step_events_token_hash_check CHECK ((token_hash ~ '^[0-9a-f]{64}$'::text))
+);
+
+COMMENT ON TABLE private.step_events IS 'What steps wait for, and what came: before the wait, or to end it.';
+
+COMMENT ON COLUMN private.step_events.awaited IS 'The step said so itself, and with it the hash. Else whoever knew the run''s id.';
+
+COMMENT ON COLUMN private.step_events.payload IS 'Of an event that came before its wait; after that it is the step''s output.';
+
+COMMENT ON COLUMN private.step_events.deliveries IS 'Which signed requests brought it, the latest ones: none may come twice.';
+
+COMMENT ON COLUMN private.step_events.answer IS 'What the first delivery was answered; a repeat gets the same.';
+
 CREATE TABLE private.step_transitions (
     from_status public.step_status NOT NULL,
     to_status public.step_status NOT NULL
@@ -2427,6 +4256,15 @@ CREATE TABLE private.tiers (
 COMMENT ON COLUMN private.tiers.concurrent_runs IS 'Runs of one account that go on or may be claimed; the others are held.';
 
 COMMENT ON COLUMN private.tiers.share IS 'An account gets claims in proportion to it while there are not enough for all.';
+
+CREATE TABLE private.vault (
+    only_row boolean DEFAULT true NOT NULL,
+    min_key_version integer DEFAULT 0 NOT NULL,
+    CONSTRAINT vault_min_key_version_check CHECK ((min_key_version >= 0)),
+    CONSTRAINT vault_only_row_check CHECK (only_row)
+);
+
+COMMENT ON COLUMN private.vault.min_key_version IS 'Master keys below are retired: nothing is sealed or opened under them.';
 
 CREATE TABLE public.account_members (
     account_id uuid NOT NULL,
@@ -2485,6 +4323,29 @@ ALTER TABLE public.agent_artifacts ALTER COLUMN artifact_no ADD GENERATED ALWAYS
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE VIEW public.agent_catalog WITH (security_invoker='true') AS
+ SELECT a.id,
+    a.name,
+    a.description,
+    a.status,
+    a.visibility,
+    a.created_at,
+    a.updated_at,
+    v.id AS version_id,
+    v.number,
+    v.engine,
+    v.input_schema,
+    v.credential_types,
+    v.managed_types,
+    v.price,
+    v.published_at,
+    ((a.status = 'published'::text) AND (a.id IN ( SELECT private.my_agent_ids() AS my_agent_ids))) AS may_run,
+    (a.id IN ( SELECT private.my_administered_agent_ids() AS my_administered_agent_ids)) AS may_edit
+   FROM (public.agents a
+     LEFT JOIN public.agent_versions v ON ((v.id = a.current_version_id)));
+
+COMMENT ON VIEW public.agent_catalog IS 'Agents with what is published of them, as the caller may see it.';
 
 CREATE TABLE public.agent_messages (
     run_id uuid NOT NULL,
@@ -2580,72 +4441,34 @@ CREATE TABLE public.agent_task_logs (
 
 COMMENT ON TABLE public.agent_task_logs IS 'What a run tells its people: append-only, gap-free by seq, broadcast and published.';
 
-CREATE TABLE public.agent_versions (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    agent_id uuid NOT NULL,
-    number integer NOT NULL,
-    engine text NOT NULL,
-    config jsonb DEFAULT '{}'::jsonb NOT NULL,
-    input_schema jsonb DEFAULT '{"type": "object"}'::jsonb NOT NULL,
-    credential_types text[] DEFAULT '{}'::text[] NOT NULL,
-    managed_credentials jsonb DEFAULT '{}'::jsonb NOT NULL,
-    price bigint DEFAULT 0 NOT NULL,
-    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
-    pinned_at timestamp with time zone,
-    published_at timestamp with time zone,
-    CONSTRAINT agent_versions_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
-    CONSTRAINT agent_versions_engine_check CHECK ((engine ~ '^[a-z][a-z0-9_]{0,31}$'::text)),
-    CONSTRAINT agent_versions_input_schema_check CHECK ((jsonb_typeof(input_schema) = 'object'::text)),
-    CONSTRAINT agent_versions_managed_credentials_check CHECK ((jsonb_typeof(managed_credentials) = 'object'::text)),
-    CONSTRAINT agent_versions_number_check CHECK ((number > 0)),
-    CONSTRAINT agent_versions_price_check CHECK (((price >= 0) AND (price <= '1000000000000000'::bigint)))
-);
-
-COMMENT ON TABLE public.agent_versions IS 'What an agent is. Frozen once it is published or a run has pinned it.';
-
-COMMENT ON COLUMN public.agent_versions.config IS 'The engine''s settings, as the seller wrote them. Never for buyers.';
-
-COMMENT ON COLUMN public.agent_versions.input_schema IS 'JSON Schema (2020-12) of a run''s input; a form is drawn from it.';
-
-COMMENT ON COLUMN public.agent_versions.credential_types IS 'The providers of which a run needs a credential.';
-
-COMMENT ON COLUMN public.agent_versions.managed_credentials IS 'By provider, the credential of the agent''s own account that stands in for the runner''s. Never for buyers.';
-
-COMMENT ON COLUMN public.agent_versions.price IS 'What starting a run costs, in micro-credits.';
-
-COMMENT ON COLUMN public.agent_versions.pinned_at IS 'When a run first pinned it as a draft.';
-
-CREATE TABLE public.agents (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
+CREATE TABLE public.credential_access_log (
+    id bigint NOT NULL,
+    credential_id uuid NOT NULL,
     account_id uuid NOT NULL,
-    name text NOT NULL,
-    description text DEFAULT ''::text NOT NULL,
-    status text DEFAULT 'draft'::text NOT NULL,
-    visibility text DEFAULT 'private'::text NOT NULL,
-    current_version_id uuid,
-    draft_version_id uuid,
-    max_concurrent_runs integer,
+    run_id uuid,
+    step_no integer,
+    attempt integer,
+    user_id uuid,
+    purpose text NOT NULL,
     created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
-    updated_at timestamp with time zone DEFAULT private.clock() NOT NULL,
-    CONSTRAINT agents_description_check CHECK ((char_length(description) <= 4000)),
-    CONSTRAINT agents_max_concurrent_runs_check CHECK (((max_concurrent_runs >= 1) AND (max_concurrent_runs <= 10000))),
-    CONSTRAINT agents_name_check CHECK (((char_length(name) >= 1) AND (char_length(name) <= 200))),
-    CONSTRAINT agents_published_has_a_version CHECK (((status <> 'published'::text) OR (current_version_id IS NOT NULL))),
-    CONSTRAINT agents_status_check CHECK ((status = ANY (ARRAY['draft'::text, 'published'::text, 'retired'::text]))),
-    CONSTRAINT agents_visibility_check CHECK ((visibility = ANY (ARRAY['private'::text, 'public'::text])))
+    CONSTRAINT credential_access_log_purpose_check CHECK ((purpose = ANY (ARRAY['step'::text, 'test'::text]))),
+    CONSTRAINT credential_access_log_step_of_a_run CHECK (((purpose = 'step'::text) = ((run_id IS NOT NULL) AND (step_no IS NOT NULL) AND (attempt IS NOT NULL))))
 );
 
-COMMENT ON TABLE public.agents IS 'What can be run by its id. Written by functions; operators set max_concurrent_runs.';
+COMMENT ON TABLE public.credential_access_log IS 'Every opening of a credential, written with it or not opened. Append-only.';
 
-COMMENT ON COLUMN public.agents.status IS 'draft: its admins alone run it. published: whoever has access. retired: nobody starts it any more.';
+COMMENT ON COLUMN public.credential_access_log.account_id IS 'The credential''s; of a managed one not the run''s.';
 
-COMMENT ON COLUMN public.agents.visibility IS 'public: every signed-in user sees it once it is published. To run it takes access, either way.';
+COMMENT ON COLUMN public.credential_access_log.user_id IS 'Whose run it was, or who tested.';
 
-COMMENT ON COLUMN public.agents.current_version_id IS 'What a new run pins: the version that was published last.';
-
-COMMENT ON COLUMN public.agents.draft_version_id IS 'What its admins edit and try, until it is published.';
-
-COMMENT ON COLUMN public.agents.max_concurrent_runs IS 'Runs of this agent that go on at a time, whoever started them; null: no limit of its own.';
+ALTER TABLE public.credential_access_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.credential_access_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.credit_accounts (
     account_id uuid NOT NULL,
@@ -2674,7 +4497,7 @@ CREATE TABLE public.credit_ledger (
     CONSTRAINT credit_ledger_amount_check CHECK ((amount > 0)),
     CONSTRAINT credit_ledger_credit_check CHECK ((credit = ANY (ARRAY['available'::text, 'held'::text, 'spent'::text]))),
     CONSTRAINT credit_ledger_debit_check CHECK ((debit = ANY (ARRAY['issued'::text, 'available'::text, 'held'::text]))),
-    CONSTRAINT credit_ledger_kind_check CHECK ((kind = ANY (ARRAY['grant'::text, 'hold'::text, 'settle'::text, 'release'::text])))
+    CONSTRAINT credit_ledger_kind_check CHECK ((kind = ANY (ARRAY['grant'::text, 'hold'::text, 'price'::text, 'settle'::text, 'release'::text])))
 );
 
 COMMENT ON TABLE public.credit_ledger IS 'One transfer a row: amount leaves debit and enters credit. No foreign keys: it is written with every step and outlives all.';
@@ -2687,6 +4510,23 @@ ALTER TABLE public.credit_ledger ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTIT
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE VIEW public.execution_logs WITH (security_invoker='true') AS
+ SELECT id,
+    user_id,
+    agent_id,
+    status,
+    input AS input_snapshot,
+    output AS output_snapshot,
+    (error ->> 'message'::text) AS error_message,
+    private.duration_ms(started_at, finished_at) AS duration_ms,
+    trim_scale(((credits_spent)::numeric / 1000000.0)) AS credits_consumed,
+    created_at,
+    finished_at AS completed_at
+   FROM public.agent_runs r
+  WHERE (account_id = ANY (ARRAY( SELECT private.my_account_ids() AS my_account_ids)));
+
+COMMENT ON VIEW public.execution_logs IS 'Runs in the shape of an execution log. Read only; credits_consumed is in credits.';
 
 CREATE TABLE public.human_requests (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -2707,6 +4547,18 @@ CREATE TABLE public.human_requests (
 );
 
 COMMENT ON TABLE public.human_requests IS 'Questions of a run to its people; an answer completes the step that asked.';
+
+ALTER TABLE ONLY private.api_key_refusals
+    ADD CONSTRAINT api_key_refusals_pkey PRIMARY KEY (bucket);
+
+ALTER TABLE ONLY private.api_key_scopes
+    ADD CONSTRAINT api_key_scopes_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY private.api_key_secrets
+    ADD CONSTRAINT api_key_secrets_digest_key UNIQUE (digest);
+
+ALTER TABLE ONLY private.api_key_secrets
+    ADD CONSTRAINT api_key_secrets_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY private.housekeeping
     ADD CONSTRAINT housekeeping_pkey PRIMARY KEY (only_row);
@@ -2735,11 +4587,17 @@ ALTER TABLE ONLY private.slots
 ALTER TABLE ONLY private.step_deltas
     ADD CONSTRAINT step_deltas_pkey PRIMARY KEY (run_id, step_no, attempt, text_offset);
 
+ALTER TABLE ONLY private.step_events
+    ADD CONSTRAINT step_events_pkey PRIMARY KEY (run_id, step_no, token_hash);
+
 ALTER TABLE ONLY private.step_transitions
     ADD CONSTRAINT step_transitions_pkey PRIMARY KEY (from_status, to_status);
 
 ALTER TABLE ONLY private.tiers
     ADD CONSTRAINT tiers_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY private.vault
+    ADD CONSTRAINT vault_pkey PRIMARY KEY (only_row);
 
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_pkey PRIMARY KEY (account_id, user_id);
@@ -2780,6 +4638,15 @@ ALTER TABLE ONLY public.agent_versions
 ALTER TABLE ONLY public.agents
     ADD CONSTRAINT agents_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.credential_access_log
+    ADD CONSTRAINT credential_access_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.credentials
+    ADD CONSTRAINT credentials_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.credit_accounts
     ADD CONSTRAINT credit_accounts_pkey PRIMARY KEY (account_id);
 
@@ -2789,6 +4656,8 @@ ALTER TABLE ONLY public.credit_ledger
 ALTER TABLE ONLY public.human_requests
     ADD CONSTRAINT human_requests_pkey PRIMARY KEY (id);
 
+CREATE INDEX api_key_secrets_api_key_id ON private.api_key_secrets USING btree (api_key_id);
+
 CREATE INDEX idempotency_keys_created_at ON private.idempotency_keys USING btree (created_at);
 
 CREATE INDEX rate_limits_full_at ON private.rate_limits USING btree (full_at);
@@ -2797,6 +4666,8 @@ CREATE INDEX slots_keys ON private.slots USING btree (id) WHERE (kind = 'key'::t
 
 CREATE INDEX slots_recheck ON private.slots USING btree (account_id, id) WHERE recheck;
 
+CREATE INDEX step_events_unproven ON private.step_events USING btree (created_at) WHERE (NOT awaited);
+
 CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
 
 CREATE INDEX agent_access_account_id ON public.agent_access USING btree (account_id);
@@ -2804,6 +4675,8 @@ CREATE INDEX agent_access_account_id ON public.agent_access USING btree (account
 CREATE INDEX agent_messages_of_step ON public.agent_messages USING btree (run_id, step_no);
 
 CREATE INDEX agent_plans_of_step ON public.agent_plans USING btree (run_id, step_no);
+
+CREATE INDEX agent_runs_by_status ON public.agent_runs USING btree (status, account_id, created_at DESC NULLS LAST, id);
 
 CREATE INDEX agent_runs_deadline ON public.agent_runs USING btree (deadline_at) WHERE (status = ANY (ARRAY['queued'::public.run_status, 'awaiting_input'::public.run_status]));
 
@@ -2817,6 +4690,8 @@ CREATE INDEX agent_runs_keyed ON public.agent_runs USING btree (account_id, conc
 
 CREATE INDEX agent_runs_leased ON public.agent_runs USING btree (engine, id) WHERE (status = ANY (ARRAY['planning'::public.run_status, 'executing'::public.run_status]));
 
+CREATE INDEX agent_runs_of_agent ON public.agent_runs USING btree (agent_id, account_id, created_at DESC NULLS LAST, id) WHERE (agent_id IS NOT NULL);
+
 CREATE INDEX agent_runs_ready ON public.agent_runs USING btree (engine, fair_tag, id) WHERE ((status = 'queued'::public.run_status) AND (held_for = 0));
 
 CREATE INDEX agent_runs_ready_of_account ON public.agent_runs USING btree (account_id, priority DESC, fair_tag, id) WHERE ((status = 'queued'::public.run_status) AND (held_for = 0));
@@ -2826,6 +4701,20 @@ CREATE INDEX agent_runs_timers ON public.agent_runs USING btree (available_at, i
 CREATE INDEX agents_account_id ON public.agents USING btree (account_id);
 
 CREATE INDEX agents_listed ON public.agents USING btree (created_at DESC, id) WHERE ((status = 'published'::text) AND (visibility = 'public'::text));
+
+CREATE INDEX api_keys_user_id ON public.api_keys USING btree (user_id, created_at);
+
+CREATE INDEX credential_access_log_account ON public.credential_access_log USING btree (account_id, id DESC);
+
+CREATE INDEX credential_access_log_credential ON public.credential_access_log USING btree (credential_id, id DESC);
+
+CREATE INDEX credential_access_log_run ON public.credential_access_log USING btree (run_id) WHERE (run_id IS NOT NULL);
+
+CREATE INDEX credentials_key_version ON public.credentials USING btree (key_version, id) WHERE (deleted_at IS NULL);
+
+CREATE INDEX credentials_of_account ON public.credentials USING btree (account_id, provider, created_at DESC, id) WHERE (deleted_at IS NULL);
+
+CREATE INDEX credentials_user_id ON public.credentials USING btree (user_id);
 
 CREATE UNIQUE INDEX credit_ledger_booked_once ON public.credit_ledger USING btree (run_id, step_no, attempt, kind);
 
@@ -2846,6 +4735,9 @@ CREATE TRIGGER open_credit_account AFTER INSERT ON public.accounts FOR EACH ROW 
 CREATE TRIGGER recheck_slots AFTER UPDATE OF tier ON public.accounts FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
 
 CREATE TRIGGER recheck_slots AFTER INSERT OR DELETE OR UPDATE OF account_id, max_concurrent_runs ON public.agents FOR EACH ROW EXECUTE FUNCTION private.recheck_slots();
+
+ALTER TABLE ONLY private.api_key_secrets
+    ADD CONSTRAINT api_key_secrets_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
@@ -2874,8 +4766,23 @@ ALTER TABLE ONLY public.agents
 ALTER TABLE ONLY public.agents
     ADD CONSTRAINT agents_draft_version_id_id_fkey FOREIGN KEY (draft_version_id, id) REFERENCES public.agent_versions(id, agent_id);
 
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.credentials
+    ADD CONSTRAINT credentials_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.credentials
+    ADD CONSTRAINT credentials_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE SET NULL;
+
 ALTER TABLE ONLY public.credit_accounts
     ADD CONSTRAINT credit_accounts_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id);
+
+ALTER TABLE private.api_key_refusals ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.api_key_scopes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.api_key_secrets ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.housekeeping ENABLE ROW LEVEL SECURITY;
 
@@ -2893,9 +4800,43 @@ ALTER TABLE private.slots ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.step_deltas ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE private.step_events ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE private.step_transitions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.tiers ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.vault ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY "API keys do not read API keys" ON public.api_keys AS RESTRICTIVE FOR SELECT TO authenticated USING ((( SELECT private.my_scopes() AS my_scopes) IS NULL));
+
+CREATE POLICY "API keys need account:read" ON public.account_members AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('account:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need account:read" ON public.accounts AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('account:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need account:read" ON public.credit_accounts AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('account:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need account:read" ON public.credit_ledger AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('account:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need agents:read" ON public.agent_access AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('agents:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need agents:read" ON public.agent_versions AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('agents:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need agents:read" ON public.agents AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('agents:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need runs:read" ON public.agent_artifacts AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('runs:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need runs:read" ON public.agent_messages AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('runs:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need runs:read" ON public.agent_plans AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('runs:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need runs:read" ON public.agent_runs AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('runs:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need runs:read" ON public.agent_steps AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('runs:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need runs:read" ON public.agent_task_logs AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('runs:read'::text) AS has_scope));
+
+CREATE POLICY "API keys need runs:read" ON public.human_requests AS RESTRICTIVE FOR SELECT TO authenticated USING (( SELECT private.has_scope('runs:read'::text) AS has_scope));
 
 CREATE POLICY "Members read their accounts" ON public.accounts FOR SELECT TO authenticated USING ((id IN ( SELECT private.my_account_ids() AS my_account_ids)));
 
@@ -2921,11 +4862,17 @@ CREATE POLICY "Members read what belongs to their accounts" ON public.human_requ
 
 CREATE POLICY "Members read who else is a member" ON public.account_members FOR SELECT TO authenticated USING ((account_id IN ( SELECT private.my_account_ids() AS my_account_ids)));
 
+CREATE POLICY "People read their own API keys" ON public.api_keys FOR SELECT TO authenticated USING ((user_id = ( SELECT auth.uid() AS uid)));
+
 CREATE POLICY "Signed-in users read what is published, what they may run and w" ON public.agents FOR SELECT TO authenticated USING ((((status = 'published'::text) AND (visibility = 'public'::text)) OR (account_id IN ( SELECT private.my_account_ids() AS my_account_ids)) OR ((status <> 'draft'::text) AND (id IN ( SELECT private.my_agent_ids() AS my_agent_ids)))));
 
 CREATE POLICY "Who reads an agent reads its published versions, and its admins" ON public.agent_versions FOR SELECT TO authenticated USING ((((published_at IS NOT NULL) AND (EXISTS ( SELECT
    FROM public.agents a
   WHERE (a.id = agent_versions.agent_id)))) OR (agent_id IN ( SELECT private.my_administered_agent_ids() AS my_administered_agent_ids))));
+
+CREATE POLICY "Who works in an account sees its credentials" ON public.credentials FOR SELECT TO authenticated USING (((deleted_at IS NULL) AND (account_id IN ( SELECT private.my_working_account_ids() AS my_working_account_ids)) AND ( SELECT private.has_scope('credentials:read'::text) AS has_scope)));
+
+CREATE POLICY "Who works in an account sees when its credentials were opened" ON public.credential_access_log FOR SELECT TO authenticated USING (((account_id IN ( SELECT private.my_working_account_ids() AS my_working_account_ids)) AND ( SELECT private.has_scope('credentials:read'::text) AS has_scope)));
 
 ALTER TABLE public.account_members ENABLE ROW LEVEL SECURITY;
 
@@ -2949,6 +4896,12 @@ ALTER TABLE public.agent_versions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.agents ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.api_keys ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.credential_access_log ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.credentials ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.credit_accounts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.credit_ledger ENABLE ROW LEVEL SECURITY;
@@ -2961,23 +4914,79 @@ GRANT USAGE ON SCHEMA public TO service_role;
 
 REVOKE ALL ON FUNCTION private.clock() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.keys_of(p_value jsonb) FROM PUBLIC;
+
 GRANT SELECT ON TABLE public.agent_runs TO authenticated;
 GRANT SELECT ON TABLE public.agent_runs TO service_role;
 
+GRANT SELECT ON TABLE public.agent_versions TO service_role;
+
+GRANT SELECT(id) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(agent_id) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(number) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(engine) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(input_schema) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(credential_types) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(managed_types) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(price) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(created_at) ON TABLE public.agent_versions TO authenticated;
+
+GRANT SELECT(published_at) ON TABLE public.agent_versions TO authenticated;
+
 REVOKE ALL ON FUNCTION private.add_slots(p_run public.agent_runs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.add_version(p_version public.agent_versions) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.administers(p_account_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.advance_runs(p_batch jsonb) TO service_role;
 
+GRANT SELECT ON TABLE public.agents TO service_role;
+
+GRANT SELECT(id) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(name) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(description) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(status) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(visibility) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(current_version_id) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(created_at) ON TABLE public.agents TO authenticated;
+
+GRANT SELECT(updated_at) ON TABLE public.agents TO authenticated;
+
+REVOKE ALL ON FUNCTION private.agent_answer(p_agent public.agents) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.agent_of_run(p_agent_id uuid, p_version_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.agent_of_run(p_agent_id uuid, p_version_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.api_key_digest(p_hash text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.log_type, p_messages text[], p_metadata jsonb[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.await_events(p_events jsonb, p_run_ids uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.broadcast_logs(p_run_ids uuid[], p_from_seqs bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.check_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.check_run(p_request jsonb, p_idempotency_key text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) TO service_role;
@@ -2987,16 +4996,85 @@ REVOKE ALL ON FUNCTION private.close_runs(p_run_ids uuid[], p_account_ids uuid[]
 REVOKE ALL ON FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision bigint) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.create_agent(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.create_agent(p_request jsonb, p_idempotency_key text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.create_api_key(p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.create_api_key(p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.create_credential(p_credential jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.create_credential(p_credential jsonb, p_idempotency_key text) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) TO authenticated;
 
+GRANT SELECT(id) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(id) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(account_id) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(account_id) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(user_id) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(user_id) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(provider) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(provider) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(name) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(name) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(key_version) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(key_version) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(last_four) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(last_four) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(created_at) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(created_at) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(updated_at) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(updated_at) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(last_used_at) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(last_used_at) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(last_tested_at) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(last_tested_at) ON TABLE public.credentials TO service_role;
+
+GRANT SELECT(last_test) ON TABLE public.credentials TO authenticated;
+GRANT SELECT(last_test) ON TABLE public.credentials TO service_role;
+
+REVOKE ALL ON FUNCTION private.credential_answer(p_credential public.credentials) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.credential_by_ticket(p_credential_id uuid, p_tickets text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.credential_test(p_test jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) TO service_role;
+
+REVOKE ALL ON FUNCTION private.delete_credential(p_credential_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.delete_credential(p_credential_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.deliver_event(p_run_id uuid, p_step_no integer, p_token text, p_event_id text, p_payload jsonb, p_delivery_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.deliver_event(p_run_id uuid, p_step_no integer, p_token text, p_event_id text, p_payload jsonb, p_delivery_id text) TO anon;
+
 REVOKE ALL ON FUNCTION private.draw_tag(p_slot_id bigint) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.duration_ms(p_started_at timestamp with time zone, p_finished_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.duration_ms(p_started_at timestamp with time zone, p_finished_at timestamp with time zone) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.end_runs(p_run_ids uuid[], p_status public.run_status, p_errors jsonb[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.ensure_personal_account(p_user_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.exchange_api_key(p_hash text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.exchange_api_key(p_hash text) TO anon;
+
 REVOKE ALL ON FUNCTION private.find_credits(p_moves private.advance_move[], OUT ids uuid[], OUT got bigint[], OUT short uuid[], OUT capped uuid[], OUT broke uuid[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.find_runs(p_account_id uuid, p_statuses public.run_status[], p_engine text, p_agent_id uuid, p_created_after timestamp with time zone, p_created_before timestamp with time zone, p_text text, p_behind_at timestamp with time zone, p_behind_id uuid, p_limit integer, OUT run_ids uuid[], OUT next_at timestamp with time zone, OUT next_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.find_runs(p_account_id uuid, p_statuses public.run_status[], p_engine text, p_agent_id uuid, p_created_after timestamp with time zone, p_created_before timestamp with time zone, p_text text, p_behind_at timestamp with time zone, p_behind_id uuid, p_limit integer, OUT run_ids uuid[], OUT next_at timestamp with time zone, OUT next_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) TO service_role;
@@ -3004,7 +5082,13 @@ GRANT ALL ON FUNCTION private.flush_logs(p_run_ids uuid[]) TO service_role;
 REVOKE ALL ON FUNCTION private.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.give_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text, p_expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.give_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text, p_expires_at timestamp with time zone) TO service_role;
+
 REVOKE ALL ON FUNCTION private.give_places(p_slot_ids bigint[], p_unused bigint[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.grant_agent(p_agent_id uuid, p_account_id uuid, p_expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.grant_agent(p_agent_id uuid, p_account_id uuid, p_expires_at timestamp with time zone) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;
@@ -3013,20 +5097,38 @@ REVOKE ALL ON FUNCTION private.hand_on(p_slot_ids bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.has_room(p_slot private.slots) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.has_scope(p_scope text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.has_scope(p_scope text) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
+
+REVOKE ALL ON FUNCTION private.is_agent_of(p_agent_id uuid, p_account_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes integer) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.key_owner() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.limits_of(p_run public.agent_runs) FROM PUBLIC;
+
+GRANT SELECT ON TABLE public.api_keys TO authenticated;
+GRANT SELECT ON TABLE public.api_keys TO service_role;
+
+REVOKE ALL ON FUNCTION private.live_api_key(p_secret_id uuid, p_now timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.load_results(p_run_id uuid, p_step_nos jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.lock_my_agent(p_agent_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.lock_my_api_key(p_api_key_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.lock_my_credential(p_credential_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.lock_my_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
 
@@ -3050,11 +5152,34 @@ GRANT ALL ON FUNCTION private.my_agent_ids() TO authenticated;
 
 REVOKE ALL ON FUNCTION private.my_role(p_account_id uuid) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.my_scopes() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.my_scopes() TO authenticated;
+
+REVOKE ALL ON FUNCTION private.my_working_account_ids() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.my_working_account_ids() TO authenticated;
+
 REVOKE ALL ON FUNCTION private.on_account_created() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.on_user_created() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.open_credential(p_run_id uuid, p_lease_id uuid, p_step_no integer, p_attempt integer, p_provider text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.open_credential(p_run_id uuid, p_lease_id uuid, p_step_no integer, p_attempt integer, p_provider text) TO service_role;
+
+REVOKE ALL ON FUNCTION private.open_credential_to_test(p_credential_id uuid, p_tickets text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.open_credential_to_test(p_credential_id uuid, p_tickets text[]) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.prefer_by_priority(p_run_ids uuid[], p_engines text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.prepare(p_request jsonb, p_run public.agent_runs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.problems_of_agent(p_fields jsonb, p_account_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.problems_of_request(p_run public.agent_runs, p_version public.agent_versions) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.proof_of_event(p_run_id uuid, p_step_no integer, p_token_hash text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.publish_agent(p_agent_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.publish_agent(p_agent_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) TO service_role;
@@ -3063,11 +5188,19 @@ REVOKE ALL ON FUNCTION private.purge_old(p_now timestamp with time zone, p_limit
 
 REVOKE ALL ON FUNCTION private.queue_run(p_run public.agent_runs) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.read_agent(p_agent_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.read_agent(p_agent_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.read_run_request(p_request jsonb) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.realtime_takes() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.recall(p_account_id uuid, p_action text, p_key text, p_request jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.recheck_slots() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[]) FROM PUBLIC;
 
@@ -3075,18 +5208,58 @@ REVOKE ALL ON FUNCTION private.refuse_frozen_version() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.refuse_move() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.refuse_problems(p_problems jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.refuse_retired_key(p_key_version integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.refuse_unneeded_keys(p_version public.agent_versions) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.refuse_without_agent(p_run public.agent_runs) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.rename_credential(p_credential_id uuid, p_name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.rename_credential(p_credential_id uuid, p_name text) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.replace_credential(p_credential_id uuid, p_secret jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.replace_credential(p_credential_id uuid, p_secret jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.require_scope(p_scope text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.resolve_credentials(p_account_id uuid, p_version public.agent_versions, p_named jsonb, OUT credential_ids jsonb, OUT problems jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.retire_agent(p_agent_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.retire_agent(p_agent_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.retire_keys(p_key_version integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.retire_keys(p_key_version integer) TO service_role;
+
 REVOKE ALL ON FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.revoke_agent(p_agent_id uuid, p_account_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.revoke_agent(p_agent_id uuid, p_account_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.revoke_api_key(p_api_key_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.revoke_api_key(p_api_key_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.rewrap_credentials(p_items jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.rewrap_credentials(p_items jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION private.rotate_api_key(p_api_key_id uuid, p_hash text, p_last_four text, p_overlap_hours integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.rotate_api_key(p_api_key_id uuid, p_hash text, p_last_four text, p_overlap_hours integer) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.run_answer(p_run public.agent_runs) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean) TO service_role;
+
+REVOKE ALL ON FUNCTION private.sealed_answer(p_credential public.credentials) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.sealed_secret(p_secret jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.set_tier(p_account_id uuid, p_tier text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.set_tier(p_account_id uuid, p_tier text) TO service_role;
@@ -3098,6 +5271,13 @@ GRANT ALL ON FUNCTION private.start_run(p_run_id uuid, p_revision bigint) TO aut
 
 REVOKE ALL ON FUNCTION private.sweep_runs(p_limit integer, p_now timestamp with time zone) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) TO service_role;
+
+REVOKE ALL ON FUNCTION private.take_event(p_run_id uuid, p_step_no integer, p_event_id text, p_payload jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.take_one(p_full_at timestamp with time zone, p_per_minute integer, p_now timestamp with time zone) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.take_places(p_run public.agent_runs, OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.take_places_of(p_run public.agent_runs, p_slot_ids bigint[], OUT slot_ids bigint[], OUT fair_tag bigint, OUT held_for bigint) FROM PUBLIC;
@@ -3106,10 +5286,23 @@ REVOKE ALL ON FUNCTION private.take_rate(p_account_id uuid, p_action text) FROM 
 
 REVOKE ALL ON FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION private.vault_status() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.vault_status() TO service_role;
+
+REVOKE ALL ON FUNCTION private.version_for_admins(p_version_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.version_to_run(p_run public.agent_runs, p_draft boolean) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.write_records(p_batch jsonb, p_run_ids uuid[], p_account_ids uuid[], p_revisions bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.advance_runs(p_batch jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.check_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.check_run(p_request jsonb, p_idempotency_key text) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) TO service_role;
@@ -3117,8 +5310,29 @@ GRANT ALL ON FUNCTION public.claim_runs(p_owner text, p_limit integer, p_lease_s
 REVOKE ALL ON FUNCTION public.control_run(p_run_id uuid, p_action text, p_revision bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.control_run(p_run_id uuid, p_action text, p_revision bigint) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.create_agent(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.create_agent(p_request jsonb, p_idempotency_key text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.create_api_key(p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.create_api_key(p_hash text, p_last_four text, p_name text, p_scopes text[], p_days integer) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.create_credential(p_credential jsonb, p_idempotency_key text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.create_credential(p_credential jsonb, p_idempotency_key text) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.create_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.create_run(p_request jsonb, p_idempotency_key text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.delete_credential(p_credential_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.delete_credential(p_credential_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.deliver_event(p_run_id uuid, p_step_no integer, p_token text, p_event_id text, p_payload jsonb, p_delivery_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.deliver_event(p_run_id uuid, p_step_no integer, p_token text, p_event_id text, p_payload jsonb, p_delivery_id text) TO anon;
+
+REVOKE ALL ON FUNCTION public.exchange_api_key(p_hash text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.exchange_api_key(p_hash text) TO anon;
 
 REVOKE ALL ON FUNCTION public.flush_logs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.flush_logs(p_run_ids uuid[]) TO service_role;
@@ -3126,11 +5340,23 @@ GRANT ALL ON FUNCTION public.flush_logs(p_run_ids uuid[]) TO service_role;
 REVOKE ALL ON FUNCTION public.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.follow_run(p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.give_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text, p_expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.give_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text, p_expires_at timestamp with time zone) TO service_role;
+
+REVOKE ALL ON FUNCTION public.grant_agent(p_agent_id uuid, p_account_id uuid, p_expires_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.grant_agent(p_agent_id uuid, p_account_id uuid, p_expires_at timestamp with time zone) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) TO service_role;
 
 REVOKE ALL ON FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
+
+REVOKE ALL ON FUNCTION public.show_runs(p_run_ids uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.show_runs(p_run_ids uuid[]) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.list_runs(p_account_id uuid, p_statuses public.run_status[], p_engine text, p_agent_id uuid, p_created_after timestamp with time zone, p_created_before timestamp with time zone, p_text text, p_behind_at timestamp with time zone, p_behind_id uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.list_runs(p_account_id uuid, p_statuses public.run_status[], p_engine text, p_agent_id uuid, p_created_after timestamp with time zone, p_created_before timestamp with time zone, p_text text, p_behind_at timestamp with time zone, p_behind_id uuid, p_limit integer) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.load_artifacts(p_run_id uuid, p_names text[]) TO service_role;
@@ -3141,20 +5367,68 @@ GRANT ALL ON FUNCTION public.load_results(p_run_id uuid, p_step_nos jsonb) TO se
 REVOKE ALL ON FUNCTION public.load_run(p_run_id uuid, p_whole boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.load_run(p_run_id uuid, p_whole boolean) TO service_role;
 
+REVOKE ALL ON FUNCTION public.open_credential(p_run_id uuid, p_lease_id uuid, p_step_no integer, p_attempt integer, p_provider text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.open_credential(p_run_id uuid, p_lease_id uuid, p_step_no integer, p_attempt integer, p_provider text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.open_credential_to_test(p_credential_id uuid, p_tickets text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.open_credential_to_test(p_credential_id uuid, p_tickets text[]) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.publish_agent(p_agent_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.publish_agent(p_agent_id uuid) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.read_agent(p_agent_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.read_agent(p_agent_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.rename_credential(p_credential_id uuid, p_name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.rename_credential(p_credential_id uuid, p_name text) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.replace_credential(p_credential_id uuid, p_secret jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.replace_credential(p_credential_id uuid, p_secret jsonb) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.retire_agent(p_agent_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.retire_agent(p_agent_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.retire_keys(p_key_version integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.retire_keys(p_key_version integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.revoke_agent(p_agent_id uuid, p_account_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.revoke_agent(p_agent_id uuid, p_account_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.revoke_api_key(p_api_key_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.revoke_api_key(p_api_key_id uuid) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.rewrap_credentials(p_items jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.rewrap_credentials(p_items jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.rotate_api_key(p_api_key_id uuid, p_hash text, p_last_four text, p_overlap_hours integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.rotate_api_key(p_api_key_id uuid, p_hash text, p_last_four text, p_overlap_hours integer) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.set_tier(p_account_id uuid, p_tier text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.set_tier(p_account_id uuid, p_tier text) TO service_role;
 
 REVOKE ALL ON FUNCTION public.start_run(p_run_id uuid, p_revision bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.start_run(p_run_id uuid, p_revision bigint) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.vault_status() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.vault_status() TO service_role;
 
 GRANT SELECT ON TABLE public.account_members TO authenticated;
 GRANT SELECT ON TABLE public.account_members TO service_role;
@@ -3168,6 +5442,8 @@ GRANT SELECT ON TABLE public.agent_access TO service_role;
 GRANT SELECT ON TABLE public.agent_artifacts TO authenticated;
 GRANT SELECT ON TABLE public.agent_artifacts TO service_role;
 
+GRANT SELECT ON TABLE public.agent_catalog TO authenticated;
+
 GRANT SELECT ON TABLE public.agent_messages TO authenticated;
 GRANT SELECT ON TABLE public.agent_messages TO service_role;
 
@@ -3180,49 +5456,16 @@ GRANT SELECT ON TABLE public.agent_steps TO service_role;
 GRANT SELECT ON TABLE public.agent_task_logs TO authenticated;
 GRANT SELECT ON TABLE public.agent_task_logs TO service_role;
 
-GRANT SELECT ON TABLE public.agent_versions TO service_role;
-
-GRANT SELECT(id) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(agent_id) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(number) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(engine) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(input_schema) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(credential_types) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(price) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(created_at) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT(published_at) ON TABLE public.agent_versions TO authenticated;
-
-GRANT SELECT ON TABLE public.agents TO service_role;
-
-GRANT SELECT(id) ON TABLE public.agents TO authenticated;
-
-GRANT SELECT(name) ON TABLE public.agents TO authenticated;
-
-GRANT SELECT(description) ON TABLE public.agents TO authenticated;
-
-GRANT SELECT(status) ON TABLE public.agents TO authenticated;
-
-GRANT SELECT(visibility) ON TABLE public.agents TO authenticated;
-
-GRANT SELECT(current_version_id) ON TABLE public.agents TO authenticated;
-
-GRANT SELECT(created_at) ON TABLE public.agents TO authenticated;
-
-GRANT SELECT(updated_at) ON TABLE public.agents TO authenticated;
+GRANT SELECT ON TABLE public.credential_access_log TO authenticated;
+GRANT SELECT ON TABLE public.credential_access_log TO service_role;
 
 GRANT SELECT ON TABLE public.credit_accounts TO authenticated;
 GRANT SELECT ON TABLE public.credit_accounts TO service_role;
 
 GRANT SELECT ON TABLE public.credit_ledger TO authenticated;
 GRANT SELECT ON TABLE public.credit_ledger TO service_role;
+
+GRANT SELECT ON TABLE public.execution_logs TO authenticated;
 
 GRANT SELECT ON TABLE public.human_requests TO authenticated;
 GRANT SELECT ON TABLE public.human_requests TO service_role;

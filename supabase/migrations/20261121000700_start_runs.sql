@@ -61,6 +61,7 @@ declare
   v_role public.account_role;
   v_field text;
 begin
+  perform private.require_scope('runs:write');
   v_run.user_id := (select auth.uid());
   if v_run.user_id is null then
     raise exception 'Only a signed-in user can create a run' using errcode = 'RUN06';
