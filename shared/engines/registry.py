@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from shared.engines.agent.engine import AgentEngine
-from shared.engines.flowise.engine import FlowiseEngine
 from shared.engines.agent.models import ModelsOfRuns
+from shared.engines.flowise.engine import FlowiseEngine
 from shared.errors import InvalidInput
 from shared.llm.model import Model, ModelRequest, ModelResponse, OnText
 from shared.llm.registry import model_from_env, model_named
@@ -24,8 +24,10 @@ AnyEngine = Engine[Any]  # engines of unlike states in one table; the runner han
 
 
 def engines_from_env(env: Mapping[str, str]) -> dict[str, AnyEngine]:
-    """Build the engines with the model that `env` names, or the recorded demo conversation when it names none."""
-    return {"agent": AgentEngine(ModelsOfRuns(LazyModel(env), env), builtin_router())}
+    """Build the engines; the agent with the model that `env` names, or the recorded demo when it names none."""
+    agent = AgentEngine(ModelsOfRuns(LazyModel(env), env), builtin_router())
+    engines: tuple[AnyEngine, ...] = (agent, FlowiseEngine())
+    return {engine.name: engine for engine in engines}
 
 
 class LazyModel:
