@@ -12,6 +12,8 @@ from functions.agent_logs.app import app as agent_logs
 from functions.agent_status.app import app as agent_status
 from functions.api_key_exchange.app import app as api_key_exchange
 from functions.api_keys.app import app as api_keys
+from functions.credentials.app import app as credentials
+from functions.flowise_webhook.app import app as flowise_webhook
 from functions.queue_drain.app import app as queue_drain
 from shared.http import Endpoint
 from shared.http.openapi import openapi
@@ -23,6 +25,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
     agent_logs,
     api_keys,
     api_key_exchange,
+    credentials,
+    flowise_webhook,
     queue_drain,
 )
 

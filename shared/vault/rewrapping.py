@@ -54,7 +54,7 @@ async def rewrap_all(database: Database, keys: KeyRing, *, batch: int = 100) -> 
         rows = cast("list[JsonObject]", await database.call("credentials_to_rewrap", arguments))
         if not rows:
             return
-        items = [item for row in rows if (item := await _rewrapped(keys, row)) is not None]
+        items: list[Json] = [item for row in rows if (item := await _rewrapped(keys, row)) is not None]
         moved = cast("int", await database.call("rewrap_credentials", {"p_items": items})) if items else 0
         yield Rewrapped(moved, len(items) - moved, len(rows) - len(items))
         after = rows[-1]["id"]

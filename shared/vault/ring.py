@@ -9,7 +9,10 @@ A version stands in one of them only; the highest of all is the current one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Final
 
 from shared.settings import SettingsError
 from shared.vault.binding import Binding
@@ -17,6 +20,14 @@ from shared.vault.cache import CachedKeys
 from shared.vault.keys import KeyProvider, LocalKeys, key_bytes, local_keys, versioned
 from shared.vault.marks import Marks
 from shared.vault.refusal import sealed
+
+VARIABLES: Final = (
+    "SUPABASE_URL",
+    "ENCRYPTION_KEYS",
+    "ENCRYPTION_KEY",
+    "RUNBASE_KMS_KEY_ID",
+    "RUNBASE_FINGERPRINT_KEY",
+)
 
 
 class KeyRing:
@@ -68,6 +79,20 @@ def keys_from_env(environment: Mapping[str, str]) -> KeyRing:
     if kms:
         providers.append(_kms(kms))
     return KeyRing(providers, Marks(marking))
+
+
+def current_keys() -> KeyRing:
+    """The process's key ring. Made once, for it remembers what KMS unwrapped; again only if a variable has changed.
+
+    Raises:
+        SettingsError: as `keys_from_env`.
+    """
+    return _made(tuple(os.environ.get(name, "") for name in VARIABLES))
+
+
+@lru_cache(maxsize=2)
+def _made(values: tuple[str, ...]) -> KeyRing:
+    return keys_from_env(dict(zip(VARIABLES, values, strict=True)))
 
 
 def _kms_ids(environment: Mapping[str, str]) -> dict[int, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from uuid import UUID
 
 from shared.runs.models import Json
 from shared.vault.binding import Binding
