@@ -79,7 +79,7 @@ class Delivered(BaseModel):
 _PAYLOAD: Final = TypeAdapter(dict[str, JsonValue])
 _CALLBACK_URL: Final = TypeAdapter(CallbackUrl)
 _FLOWISE_URL: Final = TypeAdapter(FlowiseUrl)
-RawBody = Annotated[bytes, WithJsonSchema({"type": "object", "description": "What the step's output will be"})]
+RawBody = Annotated[bytes, WithJsonSchema({"title": "Payload", "type": "object", "description": "The step's output"})]
 
 
 async def flowise_webhook(call: Call[bytes]) -> Answer:
