@@ -6,10 +6,11 @@
     pause    {run_id, revision?}                                   200, or 202 "pausing"
     resume   {run_id, revision?}                                   200
     retry    {run_id, autostart?}                                  201: a new run from the first step that failed
+    rerun    {run_id, autostart?}                                  201: a new run with the same input and agent version
     respond  {run_id, response, request_id?}                       200
 
 A `revision` that is given must be the run's own, or nothing is done: 409 `stale_revision`. `Idempotency-Key` makes
-create, retry and respond safe to repeat: a repeat answers what the first call did; the same key with another
+create, retry, rerun and respond safe to repeat: a repeat answers what the first call did; the same key with another
 request is 409 `idempotency_conflict`. A run of somebody else does not exist (404).
 """
 
@@ -102,6 +103,14 @@ class Retry(Strict):
     autostart: bool = True
 
 
+class Rerun(Strict):
+    """Make a new run with the input, the options and the agent version of a run; nothing it recorded is taken over."""
+
+    action: Literal["rerun"]
+    run_id: UUID
+    autostart: bool = True
+
+
 class Respond(Strict):
     """Answer a question of the run."""
 
@@ -111,7 +120,7 @@ class Respond(Strict):
     request_id: UUID | None = Field(default=None, description="Which question; needed when several are open")
 
 
-Body = Annotated[Create | Start | Control | Retry | Respond, Field(discriminator="action")]
+Body = Annotated[Create | Start | Control | Retry | Rerun | Respond, Field(discriminator="action")]
 
 
 class Outcome(BaseModel):
@@ -128,7 +137,7 @@ class Outcome(BaseModel):
     request_id: UUID | None = None
 
 
-async def agent_execute(call: Call[Create | Start | Control | Retry | Respond]) -> Answer:
+async def agent_execute(call: Call[Create | Start | Control | Retry | Rerun | Respond]) -> Answer:
     """Do what the action says, by one call of the database."""
     function, arguments = _request(call.body, call.idempotency_key)
     try:
@@ -144,7 +153,7 @@ async def agent_execute(call: Call[Create | Start | Control | Retry | Respond]) 
     return (202 if outcome.stopping or outcome.pausing else 200), outcome
 
 
-def _request(body: Create | Start | Control | Retry | Respond, key: str | None) -> tuple[str, dict[str, Json]]:
+def _request(body: Create | Start | Control | Retry | Rerun | Respond, key: str | None) -> tuple[str, dict[str, Json]]:
     match body:
         case Create():
             return "create_run", {"p_request": _new_run(body), "p_idempotency_key": key}
@@ -153,9 +162,9 @@ def _request(body: Create | Start | Control | Retry | Respond, key: str | None) 
         case Control():
             arguments: dict[str, Json] = {"p_action": body.action, "p_revision": body.revision}
             return "control_run", {"p_run_id": str(body.run_id), **arguments}
-        case Retry():
+        case Retry() | Rerun():
             arguments = {"p_idempotency_key": key, "p_autostart": body.autostart}
-            return "retry_run", {"p_run_id": str(body.run_id), **arguments}
+            return f"{body.action}_run", {"p_run_id": str(body.run_id), **arguments}
         case Respond():
             arguments = {
                 "p_response": cast("Json", body.response),
@@ -189,6 +198,8 @@ app = endpoint(
     slug="agent-execute",
     accepts=TypeAdapter(Body),
     replies={200: Outcome, 201: Outcome, 202: Outcome},
-    headers={"Idempotency-Key": "1 to 200 printable ASCII characters; repeats of create, retry and respond are safe"},
+    headers={
+        "Idempotency-Key": "1 to 200 printable ASCII characters; repeats of create, retry, rerun and respond are safe"
+    },
 )
 handler = serverless(app)

@@ -5,8 +5,8 @@ current one first). Each has its own `next_cursor`; to go on, ask again with tha
 Without: the runs of an account (default: the caller's personal one), newest first, filtered by `status`, `engine`,
 `agent_id`, `created_after`, `created_before` and `text`, which is searched in what went in and came out and in the
 agent's name, whatever the case. A page looks at 10,000 runs at most, 1,000 with `text`: so it may have fewer than
-`limit`, or none, and a `next_cursor` all the same. With `export` (csv or jsonl) the answer is a file of all of them; where
-the host cannot stream, a part of it, with the next one's cursor in the header X-Next-Cursor.
+`limit`, or none, and a `next_cursor` all the same. With `export` (csv or jsonl) the answer is a file of all of them; on
+a host that cannot stream, a part of it, with the next one's cursor in the header X-Next-Cursor.
 
 A GET gives lists with commas: `?include=steps,logs`. A run of somebody else does not exist (404). Credits are credits.
 """

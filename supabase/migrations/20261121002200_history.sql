@@ -1,7 +1,7 @@
 -- History: the runs of an account, newest first, found by what a person remembers of them, and re-run.
 -- A page looks at a bounded number of runs, not only answers one: a search that finds nothing costs as much as one that
 -- does, and says where to go on. What is looked at is ordered by an index; anything else is a condition on that.
--- View: public.execution_logs. Errors: RUN01 no such run or agent, RUN06 not allowed, RUN07 invalid input.
+-- View: public.execution_logs. Errors: RUN01 no such run or agent, RUN06 not allowed, RUN07 invalid input, RUN15 retired.
 -- Nothing destructive.
 
 -- Both lead by what their query compares for equality and end in an order that only they have after it (nulls last), so no
@@ -159,3 +159,87 @@ create view public.execution_logs with (security_invoker = true) as
 comment on view public.execution_logs is 'Runs in the shape of an execution log. Read only; credits_consumed is in credits.';
 revoke all on public.execution_logs from anon, authenticated, service_role;
 grant select on public.execution_logs to authenticated;
+
+-- By provider, the credentials to name for a re-run: the same as before while they can be used; where one is gone, that of
+-- a run without an agent is the account's newest, and an agent's is looked for again as at a creation.
+create function private.credentials_again(p_run public.agent_runs)
+  returns jsonb language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_object_agg(o.provider, coalesce(same.id, newest.id::text, o.id))
+      filter (where same.id is not null or p_run.agent_id is null), '{}')
+  from jsonb_each_text(p_run.credential_ids) o (provider, id)
+  left join lateral (
+    select o.id from public.credentials c
+    where c.id::text = o.id and c.account_id = p_run.account_id and c.provider = o.provider and c.deleted_at is null
+      and c.last_test ->> 'valid' is distinct from 'false'
+  ) same on true
+  left join lateral (
+    select c.id from public.credentials c
+    where c.account_id = p_run.account_id and c.provider = o.provider and c.deleted_at is null
+      and c.last_test ->> 'valid' is distinct from 'false'
+    order by c.created_at desc, c.id limit 1
+  ) newest on true
+$$;
+
+create function private.rerun_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean)
+  returns jsonb language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+declare
+  v_run public.agent_runs;  -- not locked: what is read of it never changes
+  v_new public.agent_runs;
+  v_version public.agent_versions;
+  v_role public.account_role;
+  v_credentials record;
+  v_answer jsonb;
+begin
+  select * into v_run from public.agent_runs where id = p_run_id;
+  v_role := private.my_role(v_run.account_id);
+  if v_role is null then
+    raise exception 'There is no run %', p_run_id using errcode = 'RUN01';
+  end if;
+  if v_role = 'viewer' then
+    raise exception 'Your role viewer in this account may read run % and not run it again', p_run_id
+      using errcode = 'RUN06';
+  end if;
+  v_answer := private.recall(v_run.account_id, 'rerun', p_idempotency_key, jsonb_build_object('run_id', p_run_id));
+  if v_answer is not null then
+    return v_answer || '{"created": false}';
+  end if;
+  if v_run.agent_id is not null then
+    perform private.refuse_without_agent(v_run);
+    select * into strict v_version from public.agent_versions where id = v_run.agent_version_id;
+    if v_version.published_at is null
+        and not private.administers((select a.account_id from public.agents a where a.id = v_run.agent_id)) then
+      raise exception 'Only admins of its account run the draft of agent %', v_run.agent_id using errcode = 'RUN06';
+    end if;
+  end if;
+  select * into v_credentials
+    from private.resolve_credentials(v_run.account_id, v_version, private.credentials_again(v_run));
+  perform private.refuse_problems(v_credentials.problems);
+
+  perform private.take_rate(v_run.account_id, 'create');
+  insert into public.agent_runs (account_id, user_id, agent_id, agent_version_id, credential_ids, price, engine, input,
+      max_steps, timeout_seconds, max_credits, priority, concurrency_key, concurrency_limit, forked_from)
+    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.agent_version_id, v_credentials.credential_ids,
+      case when v_run.agent_id is null or private.is_agent_of(v_run.agent_id, v_run.account_id) then 0
+        else v_version.price end,
+      v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds, v_run.max_credits, v_run.priority,
+      v_run.concurrency_key, v_run.concurrency_limit, p_run_id)
+    returning * into v_new;
+  if p_autostart then
+    v_new := private.queue_run(v_new);
+  end if;
+  v_answer := private.run_answer(v_new) || jsonb_build_object('created', true, 'forked_from', p_run_id);
+  perform private.remember(v_run.account_id, 'rerun', p_idempotency_key, v_answer);
+  return v_answer;
+end $$;
+grant execute on function private.rerun_run(uuid, text, boolean) to authenticated;
+
+-- Runs the same again: a new run with the input, options and agent version of any run that the caller may read and whose
+-- account he may create runs in. Nothing is taken over but that (fork_step stays null), so its steps draw new effect keys.
+-- Access to the agent, its price and the credentials are looked at again: a version that was replaced since may be
+-- re-run, a retired agent may not (RUN15).
+create function public.rerun_run(p_run_id uuid, p_idempotency_key text default null, p_autostart boolean default true)
+  returns jsonb language sql security invoker set search_path = ''
+  begin atomic select private.rerun_run(p_run_id, p_idempotency_key, p_autostart); end;
+revoke execute on function public.rerun_run(uuid, text, boolean) from public, anon;
+grant execute on function public.rerun_run(uuid, text, boolean) to authenticated;

@@ -18,12 +18,19 @@ CREATE = {"action": "create", "prompt": "hello"}
     ("body", "message"),
     [
         ({}, "action: Field required"),
-        ({"action": 5}, "action: '5' is unknown, use 'create', 'start', 'stop', 'pause', 'resume', 'retry', 'respond'"),
+        (
+            {"action": 5},
+            "action: '5' is unknown, use 'create', 'start', 'stop', 'pause', 'resume', 'retry', 'rerun', 'respond'",
+        ),
         (
             {"action": "launch"},
-            "action: 'launch' is unknown, use 'create', 'start', 'stop', 'pause', 'resume', 'retry', 'respond'",
+            "action: 'launch' is unknown, "
+            "use 'create', 'start', 'stop', 'pause', 'resume', 'retry', 'rerun', 'respond'",
         ),
         ({"action": "start"}, "run_id: Field required"),
+        ({"action": "rerun"}, "run_id: Field required"),
+        ({"action": "rerun", "run_id": RUN, "autostart": 1}, "autostart: Input should be a valid boolean"),
+        ({"action": "rerun", "run_id": RUN, "input": {}}, "input: Unknown field"),
         ({"action": "start", "run_id": 7}, "run_id: UUID input should be a string, bytes or UUID object"),
         ({"action": "start", "run_id": RUN, "revision": -1}, "revision: Input should be greater than or equal to 1"),
         ({"action": "start", "run_id": RUN, "revision": "2"}, "revision: Input should be a valid integer"),

@@ -122,11 +122,12 @@ class Scene:
             "read the run": ("select public.show_runs(array[%s::uuid])", run_id, person),
             "read the history": (LIST.format(""), "person", person),
             "read the history behind a run": (
-                LIST.format(", p_behind_at => now() - interval '1 day', p_behind_id => gen_random_uuid()"),
+                LIST.format(", p_behind_at => now() - interval '200 ms', p_behind_id => gen_random_uuid()"),
                 "person",
                 person,
             ),
             "find runs of an agent": (LIST.format(", p_agent_id => gen_random_uuid()"), "person", person),
+            "find a text": (LIST.format(", p_text => 'nowhere', p_statuses => '{completed}'"), "person", person),
             "find failed runs": (LIST.format(", p_statuses => '{failed}'"), "person", person),
             "read the execution log": (
                 "select * from public.execution_logs where id = %s order by created_at desc limit 50",
