@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpcore
 from ssrfguard import BlockedAddressError, Policy, SSRFGuardError
@@ -87,7 +87,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, gate: Gate, resolver: Resolver = system_resolver) -> None:
         self._gate = gate
         self._resolver = resolver
-        self._dialer = httpcore.AnyIOBackend()
+        # httpcore declares an empty stand-in of that name for programs without anyio, which httpx brings.
+        self._dialer = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
 
     async def connect_tcp(
         self,

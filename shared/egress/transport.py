@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httpcore
 import httpx
@@ -112,7 +112,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         body = BoundedBody(
             cast("AsyncIterable[bytes]", response.stream), encoding=encoding, max_bytes=limit, deadline=deadline
         )
-        return httpx.Response(response.status, headers=headers, stream=body, extensions=response.extensions)
+        return httpx.Response(
+            response.status, headers=headers, stream=body, extensions=cast("Any", response).extensions
+        )
 
 
 def _headers(request: httpx.Request, *, at_home: bool) -> list[tuple[bytes, bytes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from shared.runs.models import JsonObject
+from shared.runs.models import Json, JsonObject
 
 Outcome = Literal[
     "valid",  # the key works
@@ -42,7 +42,7 @@ class ProbeResult:
     valid: bool
     outcome: Outcome
     message: str
-    details: JsonObject = field(default_factory=lambda: {})
+    details: JsonObject = field(default_factory=dict[str, Json])
 
     @property
     def success(self) -> bool:
