@@ -11,6 +11,7 @@ from tests.functions.visitor import Visitor
 from tests.support.stack import Stack
 
 RUN = "6f3f2c1e-7c3f-4a57-9b5f-0d5b7d5a9a01"
+ACTIONS = "'create', 'start', 'stop', 'pause', 'resume', 'retry', 'rerun', 'respond'"
 CREATE = {"action": "create", "prompt": "hello"}
 
 
@@ -20,12 +21,11 @@ CREATE = {"action": "create", "prompt": "hello"}
         ({}, "action: Field required"),
         (
             {"action": 5},
-            "action: '5' is unknown, use 'create', 'start', 'stop', 'pause', 'resume', 'retry', 'rerun', 'respond'",
+            f"action: '5' is unknown, use {ACTIONS}",
         ),
         (
             {"action": "launch"},
-            "action: 'launch' is unknown, "
-            "use 'create', 'start', 'stop', 'pause', 'resume', 'retry', 'rerun', 'respond'",
+            f"action: 'launch' is unknown, use {ACTIONS}",
         ),
         ({"action": "start"}, "run_id: Field required"),
         ({"action": "rerun"}, "run_id: Field required"),
@@ -95,6 +95,18 @@ async def test_all_problems_stand_in_the_details(owner: Visitor):
         ({"created_after": "0001-01-01T00:00:00+10:00"}, "created_after: must be a time of the years 1 to 9999 in UTC"),
         ({"created_after": "yesterday"}, "created_after: Input should be a valid datetime"),
         ({"engine": "*"}, "engine: String should match pattern"),
+        ({"agent_id": "7"}, "agent_id: Input should be a valid UUID"),
+        ({"account_id": "mine"}, "account_id: Input should be a valid UUID"),
+        ({"created_before": "2026-13-01T00:00:00Z"}, "created_before: Input should be a valid datetime"),
+        ({"text": ""}, "text: String should have at least 1 character"),
+        ({"text": "x" * 201}, "text: String should have at most 200 characters"),
+        ({"text": "a\0b"}, "text: must not contain NUL characters"),
+        ({"run_id": RUN, "text": "x"}, "text filters the history, not one run"),
+        ({"export": "xlsx"}, "export: Input should be 'csv' or 'jsonl'"),
+        ({"export": "csv", "limit": 10}, "limit is of pages; an export has every run"),
+        ({"run_id": RUN, "export": "csv"}, "export filters the history, not one run"),
+        ({"export": "csv", "include": "steps"}, "include needs run_id"),
+        ({"export": "csv", "cursor": "x"}, "cursor: is not one that this list gave out"),
         ({"offset": 3}, "offset: Unknown field"),
     ],
 )
