@@ -119,9 +119,9 @@ begin
     when coalesce(p_last_four, '') !~ '^[0-9A-Za-z]{4}$' then 'p_last_four must be the last four characters of the key'
     when coalesce(cardinality(p_scopes), 0) = 0 then 'scopes must name at least one'
     when p_days not between 1 and 3650 then 'p_days must be from 1 to 3650'
+    when exists (select from unnest(p_scopes) s where s is null or s not in (select name from private.api_key_scopes))
+      then 'scopes names one that there is not'
   end;
-  select coalesce(v_problem, format('scopes has %s, which there is not', quote_literal(s))) into v_problem
-    from unnest(p_scopes) s where s is null or s not in (select name from private.api_key_scopes) limit 1;
   if v_problem is not null then
     raise exception '%', v_problem using errcode = 'RUN07';
   end if;

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from shared.direct_database import DirectDatabase
+from tests.functions.programs import Owner
 from tests.functions.visitor import HandWorker, Visitor
 from tests.support.stack import Stack
 
@@ -60,3 +61,10 @@ def held_run(owner: Visitor, database: DirectDatabase) -> Callable[[], Awaitable
         return run_id, worker
 
     return hold
+
+
+@pytest.fixture
+async def key_owner(stack: Stack, visitor: Callable[[str], Visitor]) -> Owner:
+    """Somebody who makes API keys."""
+    person = await stack.sign_up()
+    return Owner(stack, person, visitor(person.access_token), visitor)
