@@ -42,7 +42,7 @@ RUN: Final = r"[!#$%&*+\-./0-9:=?@A-Z^_a-z~|]"
 
 _PRIVATE_KEY: Final = (
     r"-----BEGIN[A-Z0-9 ]* PRIVATE KEY-----(?:(?:\s|\\+[nr])*[A-Za-z0-9+/=]{12,})*"
-    r"(?:(?:[A-Za-z0-9+/=\s]|\\+[nr])*-----END[A-Z0-9 ]* PRIVATE KEY-----)?"
+    r"(?:(?:[A-Za-z0-9+/=]|\s|\\+[nr])*-----END[A-Z0-9 ]* PRIVATE KEY-----)?"
 )
 _SHAPES: Final = (
     r"\bsk-[A-Za-z0-9_-]{20,}",  # OpenAI, Anthropic, DeepSeek, OpenRouter
