@@ -39,9 +39,11 @@ class Exchange:
     answer: Response | None = None
     seconds: int = 300
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, request: Request) -> Response:
         self.asked.append(request.headers["authorization"])
+        self.came.set()
         await self.gate.wait()
         return self.answer or JSONResponse(
             {
@@ -81,8 +83,7 @@ async def test_calls_at_once_share_an_exchange_and_one_that_leaves_does_not_end_
     exchange, key = server.exchange(), new_key()
     server.gate.clear()
     calls = [asyncio.create_task(exchange.token_for(key)) for _ in range(20)]
-    while not server.asked:
-        await asyncio.sleep(0)
+    await server.came.wait()
 
     calls[0].cancel()
     server.gate.set()

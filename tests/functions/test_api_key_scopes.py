@@ -139,7 +139,9 @@ async def test_every_function_that_people_call_asks_for_a_scope(database_url: st
             asks(one, seen | called) for one in called
         )
 
-    assert {name for name, _, is_for_people in rows if is_for_people and not asks(name)} == set()
+    # show_runs reads one table as its caller, whose policy asks.
+    asked = {"public.show_runs"} | {name for name in calls if asks(name)}
+    assert sorted({name for name, _, is_for_people in rows if is_for_people} - asked) == []
 
 
 async def test_no_key_manages_keys_by_any_way(key_owner: Owner):
