@@ -23,6 +23,7 @@ COMMANDS = {
     "migrate": "Apply the migrations to a database.",
     "schema": "Write supabase/schema.sql as the migrations make it.",
     "stack": "Run the embedded Supabase.",
+    "vault": "Rotate the keys that credentials are sealed under.",
     "worker": "Drive runs until told to stop.",
 }
 EXIT_CODES = (
