@@ -12,6 +12,7 @@ from functions.agent_logs.app import app as agent_logs
 from functions.agent_status.app import app as agent_status
 from functions.api_key_exchange.app import app as api_key_exchange
 from functions.api_keys.app import app as api_keys
+from functions.credential_test.app import app as credential_test
 from functions.credentials.app import app as credentials
 from functions.flowise_webhook.app import app as flowise_webhook
 from functions.queue_drain.app import app as queue_drain
@@ -26,6 +27,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
     api_keys,
     api_key_exchange,
     credentials,
+    credential_test,
     flowise_webhook,
     queue_drain,
 )

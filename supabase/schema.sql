@@ -702,6 +702,35 @@ begin
   end loop;
 end $$;
 
+CREATE FUNCTION private.begin_credential_test() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_user_id uuid := (select auth.uid());
+  v_now timestamptz := private.clock();
+  v_minute timestamptz := v_now + interval '60 s';
+  v_limit constant integer := 20;
+  v_each constant interval := interval '3 s';
+  v_wait numeric;
+begin
+  perform private.require_scope('credentials:write');
+  if v_user_id is null then
+    raise exception 'Only a signed-in user can test a key' using errcode = 'RUN06';
+  end if;
+  insert into private.test_rates as r (user_id, full_at) values (v_user_id, v_now + v_each)
+    on conflict (user_id) do update
+      set full_at = case when r.full_at between v_now and v_minute then r.full_at else v_now end + v_each
+      where not (r.full_at > v_minute - v_each and r.full_at <= v_minute);
+  if not found then
+    select greatest(extract(epoch from r.full_at + v_each - v_minute), 0.001) into v_wait
+      from private.test_rates r where r.user_id = v_user_id;
+    raise exception 'You may test at most % keys a minute', v_limit
+      using errcode = 'RUN09', hint = format('Try again in %s s.', ceil(v_wait)),
+        detail = jsonb_build_object('action', 'test', 'limit', v_limit, 'retry_after_seconds', v_wait)::text;
+  end if;
+end $$;
+
 CREATE FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -1058,9 +1087,9 @@ begin
     when coalesce(p_last_four, '') !~ '^[0-9A-Za-z]{4}$' then 'p_last_four must be the last four characters of the key'
     when coalesce(cardinality(p_scopes), 0) = 0 then 'scopes must name at least one'
     when p_days not between 1 and 3650 then 'p_days must be from 1 to 3650'
+    when exists (select from unnest(p_scopes) s where s is null or s not in (select name from private.api_key_scopes))
+      then 'scopes names one that there is not'
   end;
-  select coalesce(v_problem, format('scopes has %s, which there is not', quote_literal(s))) into v_problem
-    from unnest(p_scopes) s where s is null or s not in (select name from private.api_key_scopes) limit 1;
   if v_problem is not null then
     raise exception '%', v_problem using errcode = 'RUN07';
   end if;
@@ -1276,6 +1305,26 @@ begin
   end if;
   return jsonb_build_object('valid', p_test -> 'valid', 'outcome', p_test -> 'outcome', 'message', p_test -> 'message');
 end $_$;
+
+CREATE FUNCTION private.credentials_again(p_run public.agent_runs) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_object_agg(o.provider, coalesce(same.id, newest.id::text, o.id))
+      filter (where same.id is not null or p_run.agent_id is null), '{}')
+  from jsonb_each_text(p_run.credential_ids) o (provider, id)
+  left join lateral (
+    select o.id from public.credentials c
+    where c.id::text = o.id and c.account_id = p_run.account_id and c.provider = o.provider and c.deleted_at is null
+      and c.last_test ->> 'valid' is distinct from 'false'
+  ) same on true
+  left join lateral (
+    select c.id from public.credentials c
+    where c.account_id = p_run.account_id and c.provider = o.provider and c.deleted_at is null
+      and c.last_test ->> 'valid' is distinct from 'false'
+    order by c.created_at desc, c.id limit 1
+  ) newest on true
+$$;
 
 CREATE FUNCTION private.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -1902,6 +1951,15 @@ begin
   end if;
   return (select auth.uid());
 end $$;
+
+CREATE FUNCTION private.known_credential_test(p_fingerprint text) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select result from private.test_results
+  where user_id = (select auth.uid()) and fingerprint = p_fingerprint
+    and created_at between private.clock() - interval '1 minute' and private.clock()
+$$;
 
 CREATE FUNCTION private.limits_of(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
@@ -2863,6 +2921,28 @@ CREATE FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p
     where account_id = p_account_id and action = p_action and key = p_key
 $$;
 
+CREATE FUNCTION private.remember_credential_test(p_fingerprint text, p_result jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $_$
+declare
+  v_user_id uuid := (select auth.uid());
+begin
+  perform private.require_scope('credentials:write');
+  if v_user_id is null or coalesce(p_fingerprint, '') !~ '^[0-9a-f]{32}$' or jsonb_typeof(p_result) is distinct from 'object'
+      or octet_length(p_result::text) > 16384 then
+    raise exception 'p_fingerprint and p_result must be what a function made' using errcode = 'RUN07';
+  end if;
+  -- A few of anybody's that are over, and all but the newest of one's own: a table of minutes stays small.
+  delete from private.test_results t where t.ctid = any (array(
+    select o.ctid from private.test_results o where o.created_at < private.clock() - interval '1 minute'
+    order by o.created_at limit 50 for update skip locked));
+  if (select count(*) from private.test_results where user_id = v_user_id) < 100 then
+    insert into private.test_results (user_id, fingerprint, result) values (v_user_id, p_fingerprint, p_result)
+      on conflict (user_id, fingerprint) do update set result = excluded.result, created_at = excluded.created_at;
+  end if;
+end $_$;
+
 CREATE FUNCTION private.rename_credential(p_credential_id uuid, p_name text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -2909,6 +2989,62 @@ begin
     raise exception 'The API key lacks the scope %', p_scope
       using errcode = 'RUN20', hint = 'A key keeps the scopes it was made with: create one that has it.';
   end if;
+end $$;
+
+CREATE FUNCTION private.rerun_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    AS $$
+declare
+  v_run public.agent_runs;  -- not locked: what is read of it never changes
+  v_new public.agent_runs;
+  v_version public.agent_versions;
+  v_role public.account_role;
+  v_credentials record;
+  v_answer jsonb;
+begin
+  select * into v_run from public.agent_runs where id = p_run_id;
+  v_role := private.my_role(v_run.account_id);
+  if v_role is null then
+    raise exception 'There is no run %', p_run_id using errcode = 'RUN01';
+  end if;
+  if v_role = 'viewer' then
+    raise exception 'Your role viewer in this account may read run % and not run it again', p_run_id
+      using errcode = 'RUN06';
+  end if;
+  v_answer := private.recall(v_run.account_id, 'rerun', p_idempotency_key, jsonb_build_object('run_id', p_run_id));
+  if v_answer is not null then
+    return v_answer || '{"created": false}';
+  end if;
+  if v_run.agent_id is not null then
+    perform private.refuse_without_agent(v_run);
+    select * into strict v_version from public.agent_versions where id = v_run.agent_version_id;
+    if v_version.published_at is null
+        and not private.administers((select a.account_id from public.agents a where a.id = v_run.agent_id)) then
+      raise exception 'Only admins of its account run the draft of agent %', v_run.agent_id using errcode = 'RUN06';
+    end if;
+  end if;
+  select * into v_credentials
+    from private.resolve_credentials(v_run.account_id, v_version, private.credentials_again(v_run));
+  perform private.refuse_problems(v_credentials.problems);
+
+  perform private.take_rate(v_run.account_id, 'create');
+  insert into public.agent_runs (account_id, user_id, agent_id, agent_version_id, credential_ids, price, engine, input,
+      max_steps, timeout_seconds, max_credits, priority, concurrency_key, concurrency_limit, forked_from)
+    values (v_run.account_id, (select auth.uid()), v_run.agent_id, v_run.agent_version_id, v_credentials.credential_ids,
+      case when v_run.agent_id is null or private.is_agent_of(v_run.agent_id, v_run.account_id) then 0
+        else v_version.price end,
+      v_run.engine, v_run.input, v_run.max_steps, v_run.timeout_seconds, v_run.max_credits, v_run.priority,
+      v_run.concurrency_key, v_run.concurrency_limit, p_run_id)
+    returning * into v_new;
+  if p_autostart then
+    v_new := private.queue_run(v_new);
+  end if;
+  v_answer := private.run_answer(v_new) || jsonb_build_object('created', true, 'forked_from', p_run_id);
+  perform private.remember(v_run.account_id, 'rerun', p_idempotency_key, v_answer);
+  return v_answer;
 end $$;
 
 CREATE FUNCTION private.resolve_credentials(p_account_id uuid, p_version public.agent_versions, p_named jsonb, OUT credential_ids jsonb, OUT problems jsonb) RETURNS record
@@ -3752,6 +3888,13 @@ CREATE FUNCTION public.advance_runs(p_batch jsonb) RETURNS jsonb
  SELECT private.advance_runs(p_batch) AS advance_runs;
 END;
 
+CREATE FUNCTION public.begin_credential_test() RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.begin_credential_test() AS begin_credential_test;
+END;
+
 CREATE FUNCTION public.check_run(p_request jsonb, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -3871,6 +4014,13 @@ CREATE FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double pre
  SELECT private.heartbeat_runs(p_leases, p_lease_seconds) AS heartbeat_runs;
 END;
 
+CREATE FUNCTION public.known_credential_test(p_fingerprint text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.known_credential_test(p_fingerprint) AS known_credential_test;
+END;
+
 CREATE FUNCTION public.show_runs(p_run_ids uuid[]) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -3984,6 +4134,13 @@ CREATE FUNCTION public.record_credential_test(p_credential_id uuid, p_tickets te
  SELECT private.record_credential_test(p_credential_id, p_tickets, p_test) AS record_credential_test;
 END;
 
+CREATE FUNCTION public.remember_credential_test(p_fingerprint text, p_result jsonb) RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.remember_credential_test(p_fingerprint, p_result) AS remember_credential_test;
+END;
+
 CREATE FUNCTION public.rename_credential(p_credential_id uuid, p_name text) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
@@ -3996,6 +4153,13 @@ CREATE FUNCTION public.replace_credential(p_credential_id uuid, p_secret jsonb) 
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.replace_credential(p_credential_id, p_secret) AS replace_credential;
+END;
+
+CREATE FUNCTION public.rerun_run(p_run_id uuid, p_idempotency_key text DEFAULT NULL::text, p_autostart boolean DEFAULT true) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.rerun_run(p_run_id, p_idempotency_key, p_autostart) AS rerun_run;
 END;
 
 CREATE FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid DEFAULT NULL::uuid, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
@@ -4236,6 +4400,21 @@ COMMENT ON COLUMN private.step_events.answer IS 'What the first delivery was ans
 CREATE TABLE private.step_transitions (
     from_status public.step_status NOT NULL,
     to_status public.step_status NOT NULL
+);
+
+CREATE TABLE private.test_rates (
+    user_id uuid NOT NULL,
+    full_at timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50');
+
+CREATE TABLE private.test_results (
+    user_id uuid NOT NULL,
+    fingerprint text NOT NULL,
+    result jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    CONSTRAINT test_results_fingerprint_check CHECK ((fingerprint ~ '^[0-9a-f]{32}$'::text)),
+    CONSTRAINT test_results_result_check CHECK ((octet_length((result)::text) <= 16384))
 );
 
 CREATE TABLE private.tiers (
@@ -4593,6 +4772,12 @@ ALTER TABLE ONLY private.step_events
 ALTER TABLE ONLY private.step_transitions
     ADD CONSTRAINT step_transitions_pkey PRIMARY KEY (from_status, to_status);
 
+ALTER TABLE ONLY private.test_rates
+    ADD CONSTRAINT test_rates_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY private.test_results
+    ADD CONSTRAINT test_results_pkey PRIMARY KEY (user_id, fingerprint);
+
 ALTER TABLE ONLY private.tiers
     ADD CONSTRAINT tiers_pkey PRIMARY KEY (name);
 
@@ -4668,6 +4853,8 @@ CREATE INDEX slots_recheck ON private.slots USING btree (account_id, id) WHERE r
 
 CREATE INDEX step_events_unproven ON private.step_events USING btree (created_at) WHERE (NOT awaited);
 
+CREATE INDEX test_results_created_at ON private.test_results USING btree (created_at);
+
 CREATE INDEX account_members_user_id ON public.account_members USING btree (user_id);
 
 CREATE INDEX agent_access_account_id ON public.agent_access USING btree (account_id);
@@ -4739,6 +4926,12 @@ CREATE TRIGGER recheck_slots AFTER INSERT OR DELETE OR UPDATE OF account_id, max
 ALTER TABLE ONLY private.api_key_secrets
     ADD CONSTRAINT api_key_secrets_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY private.test_rates
+    ADD CONSTRAINT test_rates_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY private.test_results
+    ADD CONSTRAINT test_results_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth.users(id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.account_members
     ADD CONSTRAINT account_members_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE;
 
@@ -4803,6 +4996,10 @@ ALTER TABLE private.step_deltas ENABLE ROW LEVEL SECURITY;
 ALTER TABLE private.step_events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.step_transitions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.test_rates ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE private.test_results ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE private.tiers ENABLE ROW LEVEL SECURITY;
 
@@ -4979,6 +5176,9 @@ REVOKE ALL ON FUNCTION private.append_line(p_run_ids uuid[], p_log_type public.l
 
 REVOKE ALL ON FUNCTION private.await_events(p_events jsonb, p_run_ids uuid[]) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.begin_credential_test() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.begin_credential_test() TO authenticated;
+
 REVOKE ALL ON FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) FROM PUBLIC;
@@ -5050,6 +5250,8 @@ REVOKE ALL ON FUNCTION private.credential_by_ticket(p_credential_id uuid, p_tick
 
 REVOKE ALL ON FUNCTION private.credential_test(p_test jsonb) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.credentials_again(p_run public.agent_runs) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer) TO service_role;
 
@@ -5110,6 +5312,9 @@ REVOKE ALL ON FUNCTION private.is_taken_over(p_run_id uuid, p_step_no integer) F
 REVOKE ALL ON FUNCTION private.json_problem(p_name text, p_value jsonb, p_max_bytes integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.key_owner() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.known_credential_test(p_fingerprint text) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.known_credential_test(p_fingerprint text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.limits_of(p_run public.agent_runs) FROM PUBLIC;
 
@@ -5218,6 +5423,9 @@ REVOKE ALL ON FUNCTION private.refuse_without_agent(p_run public.agent_runs) FRO
 
 REVOKE ALL ON FUNCTION private.remember(p_account_id uuid, p_action text, p_key text, p_response jsonb) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.remember_credential_test(p_fingerprint text, p_result jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.remember_credential_test(p_fingerprint text, p_result jsonb) TO authenticated;
+
 REVOKE ALL ON FUNCTION private.rename_credential(p_credential_id uuid, p_name text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.rename_credential(p_credential_id uuid, p_name text) TO authenticated;
 
@@ -5225,6 +5433,9 @@ REVOKE ALL ON FUNCTION private.replace_credential(p_credential_id uuid, p_secret
 GRANT ALL ON FUNCTION private.replace_credential(p_credential_id uuid, p_secret jsonb) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.require_scope(p_scope text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.rerun_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.rerun_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.resolve_credentials(p_account_id uuid, p_version public.agent_versions, p_named jsonb, OUT credential_ids jsonb, OUT problems jsonb) FROM PUBLIC;
 
@@ -5301,6 +5512,9 @@ REVOKE ALL ON FUNCTION private.write_records(p_batch jsonb, p_run_ids uuid[], p_
 REVOKE ALL ON FUNCTION public.advance_runs(p_batch jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.advance_runs(p_batch jsonb) TO service_role;
 
+REVOKE ALL ON FUNCTION public.begin_credential_test() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.begin_credential_test() TO authenticated;
+
 REVOKE ALL ON FUNCTION public.check_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.check_run(p_request jsonb, p_idempotency_key text) TO authenticated;
 
@@ -5352,6 +5566,9 @@ GRANT ALL ON FUNCTION public.grant_credits(p_account_id uuid, p_amount bigint) T
 REVOKE ALL ON FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) TO service_role;
 
+REVOKE ALL ON FUNCTION public.known_credential_test(p_fingerprint text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.known_credential_test(p_fingerprint text) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.show_runs(p_run_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.show_runs(p_run_ids uuid[]) TO authenticated;
 
@@ -5385,11 +5602,17 @@ GRANT ALL ON FUNCTION public.read_agent(p_agent_id uuid) TO authenticated;
 REVOKE ALL ON FUNCTION public.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.record_credential_test(p_credential_id uuid, p_tickets text[], p_test jsonb) TO authenticated;
 
+REVOKE ALL ON FUNCTION public.remember_credential_test(p_fingerprint text, p_result jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.remember_credential_test(p_fingerprint text, p_result jsonb) TO authenticated;
+
 REVOKE ALL ON FUNCTION public.rename_credential(p_credential_id uuid, p_name text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.rename_credential(p_credential_id uuid, p_name text) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.replace_credential(p_credential_id uuid, p_secret jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.replace_credential(p_credential_id uuid, p_secret jsonb) TO authenticated;
+
+REVOKE ALL ON FUNCTION public.rerun_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.rerun_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text) TO authenticated;

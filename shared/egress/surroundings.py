@@ -19,6 +19,7 @@ from shared.settings import SettingsError
 VARIABLES: Final = (
     "SUPABASE_URL",
     "SUPABASE_DB_URL",
+    "RUNBASE_FUNCTIONS_URL",
     "AWS_LAMBDA_RUNTIME_API",
     "EGRESS_ALLOWED_NETWORKS",
     "EGRESS_DENIED_HOSTS",
@@ -52,8 +53,8 @@ class Surroundings:
         """
         hosts = {host for host in _words(environment.get("EGRESS_DENIED_HOSTS")) if host}
         ports: set[int] = set()
-        for url in (environment.get("SUPABASE_URL"), environment.get("SUPABASE_DB_URL")):
-            _add(url or "", hosts, ports)
+        for name in ("SUPABASE_URL", "SUPABASE_DB_URL", "RUNBASE_FUNCTIONS_URL"):
+            _add(environment.get(name, ""), hosts, ports)
         if runtime := environment.get("AWS_LAMBDA_RUNTIME_API"):
             _add(f"http://{runtime}", hosts, ports)
         return cls(_allowed_networks(environment), frozenset(hosts), frozenset(ports))
