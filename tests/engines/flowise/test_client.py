@@ -125,7 +125,7 @@ async def test_uploads_forms_and_answers_of_people_are_sent_by_their_names(
 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_failures_are_the_same_in_a_stream_and_outside(
-    flowise: FlowiseServer, client_of: ClientOf, streaming: bool
+    flowise: FlowiseServer, client_of: ClientOf, *, streaming: bool
 ) -> None:
     client = client_of(flowise.url, key=FLOW_KEY)
     keyed = flowise.chatflow(api_key="another-key-of-a-flow-0123")
@@ -253,7 +253,9 @@ async def test_heartbeats_are_no_sign_of_life(flowise: FlowiseServer, client_of:
 
 
 @pytest.mark.parametrize("streamable", [False, True])
-async def test_a_prediction_has_a_limit_in_all(flowise: FlowiseServer, client_of: ClientOf, streamable: bool) -> None:
+async def test_a_prediction_has_a_limit_in_all(
+    flowise: FlowiseServer, client_of: ClientOf, *, streamable: bool
+) -> None:
     flow = flowise.chatflow(Turn(hangs=True), streamable=streamable)
     limits = replace(QUICK, total_seconds=0.3)
 

@@ -39,7 +39,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("status", "message", "code", "retryable"), CASES)
-def test_each_failure_has_its_code(status: int, message: str, code: str, retryable: bool) -> None:
+def test_each_failure_has_its_code(status: int, message: str, code: str, *, retryable: bool) -> None:
     error = failure(message, status=status)
 
     assert (error.code, error.retryable) == (code, retryable)

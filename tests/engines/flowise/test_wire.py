@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ async def read(*chunks: bytes) -> list[Event]:
 async def test_a_recorded_stream_is_read_wherever_it_is_cut(cuts: set[int]) -> None:
     places = [0, *sorted(cuts), len(RECORDED)]
 
-    assert await read(*(RECORDED[start:end] for start, end in zip(places, places[1:], strict=False))) == READ
+    assert await read(*(RECORDED[start:end] for start, end in pairwise(places))) == READ
 
 
 async def test_a_stream_with_windows_line_ends_is_read_too() -> None:
