@@ -16,7 +16,8 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 SHORTEST: Final = 6  # characters; what is shorter is no key, and hiding it would blacken ordinary words
 
-_HARMLESS_HEADERS: Final = frozenset({"accept", "accept-encoding", "accept-language", "content-type", "user-agent"})
+# A header of a credential may be as harmless as `Accept`.
+_MEDIA_TYPE: Final = re.compile(r"(?:application|audio|image|multipart|text|video|\*)/[\w.+*-]+(?:[;,].*)?")
 _SCHEME: Final = re.compile(r"(?i)(?:bearer|basic|token|key|bot)\s+(?P<value>\S.*)", re.DOTALL)
 _URL_SECRET: Final = 16  # characters of a path's segment or of a query's value that may be a key
 # By how many bytes stand before it: how many characters of base64 depend on what those bytes are.
@@ -27,7 +28,7 @@ def parts(value: str) -> set[str]:
     """What is secret within a credential's value.
 
     A plain key is secret as a whole. Of an address the scheme, host and port are not: people need them in messages, and
-    they stand in harmless texts. Of a set of headers, written as JSON, the values are.
+    they stand in harmless texts. Of a header with a scheme, as in `Bearer abc`, what follows is one by itself.
     """
     found = set(_parts(value.strip()))
     return {part for part in found if len(part) >= SHORTEST}
@@ -58,32 +59,13 @@ def forms(secret: str) -> set[str]:
 
 
 def _parts(value: str) -> Iterator[str]:
-    if value.startswith(("{", "[")):
-        try:
-            document: object = json.loads(value)
-        except ValueError:
-            yield value
-        else:
-            yield from _leaves(document)
-    elif "://" in value:
+    if "://" in value:
         yield from _parts_of_address(value)
-    else:
+    elif _MEDIA_TYPE.fullmatch(value) is None:
         yield value
         scheme = _SCHEME.fullmatch(value)
         if scheme is not None:
             yield from _parts_of_authorization(scheme["value"])
-
-
-def _leaves(value: object, name: str = "") -> Iterator[str]:
-    if isinstance(value, str):
-        if name.lower() not in _HARMLESS_HEADERS:
-            yield from _parts(value)
-    elif isinstance(value, dict):
-        for key, one in value.items():  # pyright: ignore[reportUnknownVariableType] - a document of any shape
-            yield from _leaves(one, str(key))  # pyright: ignore[reportUnknownArgumentType]
-    elif isinstance(value, list):
-        for one in value:  # pyright: ignore[reportUnknownVariableType]
-            yield from _leaves(one, name)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _parts_of_authorization(value: str) -> Iterator[str]:

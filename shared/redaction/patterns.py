@@ -91,6 +91,8 @@ IN_JSON: Final = _ANY.replace(r"\b", "").replace(r"\s", r"(?:\s|\\[nrt])")
 """RE2 that finds at least as much in a document as text, where a line break is an escape that ends in a letter."""
 _PLACEHOLDER: Final = re.compile(r"\$\w+|\$\{.*\}|\{\{.*\}\}|<.*>|%\w+%|\*+|\.{3}|x{3,}", re.IGNORECASE)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_SEPARATORS: Final = re.compile(r"[-_./~+=]")
+_RANDOM_CHARS: Final = 16  # no word is as long, or hardly any
 _DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\.?")
 
 
@@ -134,15 +136,19 @@ def _led(text: str) -> list[Span]:
 
 
 def _is_key(text: str) -> bool:
-    """Whether what follows `sk-` is random, and not words with hyphens, as in names of classes."""
-    if not text.startswith("sk-"):
-        return True
-    body = text[3:]
-    return any(letter.isdigit() for letter in body) or not body.islower() or not {"-", "_"} & set(body)
+    return not text.startswith("sk-") or _is_random(text[3:])
+
+
+def _is_random(text: str) -> bool:
+    """Whether it was drawn, and is not words and numbers with hyphens, as in names of classes and files."""
+    return any(
+        len(part) >= _RANDOM_CHARS or (any(map(str.isdigit, part)) and any(map(str.isalpha, part)))
+        for part in _SEPARATORS.split(text)
+    )
 
 
 def _holds_bearer(match: dict[str, str]) -> bool:
-    return any(letter.isdigit() for letter in match["bearer"])
+    return _is_random(match["bearer"])
 
 
 def _holds_basic(match: dict[str, str]) -> bool:
@@ -161,8 +167,7 @@ def _holds_url(match: dict[str, str]) -> bool:
 def _holds_named(match: dict[str, str]) -> bool:
     """Whether the value is one, and not the rest of a sentence or of a line of code."""
     value = match["named"]
-    mixed = any(letter.isdigit() for letter in value) and any(letter.isalpha() for letter in value)
-    if not mixed or is_placeholder(value):
+    if not any(map(str.isdigit, value)) or not _is_random(value) or is_placeholder(value):
         return False
     if match["quote"]:
         return True

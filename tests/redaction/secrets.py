@@ -49,8 +49,8 @@ _TEXT = (
     "the a task risk disk of tokens max_tokens token password secret key is was not set please basic bearer "
     "authorization api_key = : , . ( ) \n { } \" ' - https://example.com/path?page=2 user@example.com 12 3.14 "
     "def return None task-runner-for-the-project-of-1987 sk- sk-learn risk-assessment-of-the-year-2024-and-later "
-    "550e8400-e29b-41d4-a716-446655440000 "
-    "aGVsbG8gd29ybGQsIHRoaXMgaXMgYSB0ZXh0 eyJhIjoiYiIsImMiOiJkIn0= Grüße 你好。世界"
+    "(550e8400-e29b-41d4-a716-446655440000) "
+    "(aGVsbG8gd29ybGQsIHRoaXMgaXMgYSB0ZXh0) (eyJhIjoiYiIsImMiOiJkIn0=) Grüße 你好。世界"
 )
 prose = st.lists(st.sampled_from(_TEXT.split(" ")), max_size=60).map(" ".join)
 

