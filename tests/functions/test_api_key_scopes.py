@@ -94,6 +94,12 @@ async def test_a_key_does_what_its_one_scope_says_and_nothing_else(key_owner: Ow
     assert bool(await tables.rows("credit_accounts")) is (scope == "account:read")
 
 
+async def test_no_key_drains_the_queue(key_owner: Owner):
+    program = await key_owner.make()
+
+    assert await refused(program.visitor.post("queue-drain")) == (403, "forbidden")
+
+
 async def test_a_refusal_names_the_scope(key_owner: Owner):
     program = await key_owner.make(["runs:read"])
 

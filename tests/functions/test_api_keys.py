@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -11,6 +12,7 @@ import pytest
 
 from shared.api_keys.key import hash_of, new_key
 from shared.errors import Unauthenticated
+from shared.redaction import redact_text
 from tests.functions.programs import Direct, Owner, Program
 from tests.functions.visitor import PROMPT, Visitor
 from tests.support.clock import shift_clock
@@ -229,6 +231,16 @@ async def test_last_used_is_written_once_a_minute(key_owner: Owner, database_url
     assert (await key_owner.listed())[0]["last_used_at"] > first
 
 
+async def test_exchanges_and_rotations_at_once_wait_for_each_other_and_none_fails(key_owner: Owner, database_url: str):
+    """Both write the key's row and its secret's: in one order, or they would be each other's deadlock."""
+    program = await key_owner.make()
+    for _ in range(3):
+        await later(database_url, 61)  # so that each exchange writes the key's row too
+        answers = await asyncio.gather(*(program.exchange() for _ in range(8)), key_owner.rotate(program))
+        assert {answer.status_code for answer in answers[:8]} == {200}
+        program = answers[8]
+
+
 async def test_a_forged_key_is_refused_as_a_revoked_one_is_and_not_for_ever(key_owner: Owner):
     forged = Program(key_owner.stack, new_key(), "", key_owner.visit(new_key()))
 
@@ -286,6 +298,12 @@ async def test_a_key_in_a_url_is_refused_also_beside_a_good_header(
 
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     assert program.key not in answer.text
+
+
+async def test_a_key_in_a_text_is_redacted():
+    key = new_key()
+
+    assert redact_text(f"called with {key} and failed") == "called with [redacted] and failed"
 
 
 async def test_no_log_line_has_a_key_or_what_is_sent_for_it(key_owner: Owner, caplog: pytest.LogCaptureFixture):
