@@ -134,7 +134,8 @@ async def agent_status(call: Call[StatusQuery]) -> Answer:
         return 200, await _history(call.database, history, query)
     export = Export(call.database, history, query.export, query.cursor)
     if call.is_buffered:
-        return await export.part(seconds=(call.seconds_left() or SECONDS_OF_HOST) / 2)
+        seconds_left = call.seconds_left()
+        return await export.part(seconds=(SECONDS_OF_HOST if seconds_left is None else seconds_left) / 2)
     return await export.stream()
 
 

@@ -73,7 +73,8 @@ begin
       ($3 is null or r.status = any ($3)) and ($4 is null or r.engine = $4)
         and ($6 is null or jsonb_path_exists(r.input, $6) or coalesce(jsonb_path_exists(r.output, $6), false)
           or coalesce(jsonb_path_exists(r.error, $6), false)
-          or exists (select from public.agents a where a.id = r.agent_id and strpos(lower(a.name), lower($7)) > 0)
+          -- A value: of an `exists` the planner may make a table of all agents.
+          or coalesce((select strpos(lower(a.name), lower($7)) > 0 from public.agents a where a.id = r.agent_id), false)
         ) as fits
     from (
       select i.id, i.created_at, i.status, i.engine, i.agent_id, i.input, i.output, i.error
