@@ -39,7 +39,7 @@ _ALLOWED_HEADERS: Final = (
     "authorization, x-client-info, apikey, content-type, x-retry-count, traceparent, tracestate, baggage, "
     "x-region, idempotency-key, last-event-id, x-request-id"
 )
-_EXPOSED_HEADERS: Final = "Allow, Retry-After, WWW-Authenticate, X-Request-Id"
+_EXPOSED_HEADERS: Final = "Allow, Retry-After, WWW-Authenticate, X-Next-Cursor, X-Request-Id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 _log = Log(__name__)
