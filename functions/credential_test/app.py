@@ -30,7 +30,7 @@ from shared.vault.ring import KeyRing, current_keys
 from shared.vault.secret import Secret
 
 
-class TestKey(BaseModel):
+class KeyToTest(BaseModel):
     """What to test: a key as it was entered, or a stored credential."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -60,7 +60,7 @@ class Tested(BaseModel):
     cached: bool = Field(description="Found out within the last minute, not now")
 
 
-async def credential_test(call: Call[TestKey]) -> Answer:
+async def credential_test(call: Call[KeyToTest]) -> Answer:
     """Count the test, find the key, and ask its provider."""
     keys = current_keys()
     await call.database.call("begin_credential_test", {})
@@ -110,7 +110,7 @@ def _told(found: ProbeResult) -> JsonObject:
 app = endpoint(
     credential_test,
     slug="credential-test",
-    accepts=TypeAdapter(TestKey),
+    accepts=TypeAdapter(KeyToTest),
     replies={200: Tested},
 )
 handler = serverless(app)
