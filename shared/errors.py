@@ -10,6 +10,7 @@ whether the same call may succeed later without a change.
     ├─ Unauthenticated 401 unauthenticated
     ├─ Forbidden 403 forbidden
     ├─ NotFound 404 not_found                 also what row-level security hides
+    │  └─ CredentialMissing credential_missing
     ├─ MethodNotAllowed 405 method_not_allowed
     ├─ PayloadTooLarge 413 payload_too_large
     ├─ Conflict 409 conflict
@@ -26,6 +27,7 @@ whether the same call may succeed later without a change.
     │  └─ UpstreamRefused upstream_refused   final: a wrong key, model or request
     ├─ DatabaseUnavailable 503 database_unavailable   retryable
     └─ VaultSealed 500 vault_sealed           no detail outside the log
+       └─ NoVault no_vault                    this worker was given no keys
     Suspend (BaseException)                   not an error: the run waits
 """
 
@@ -103,6 +105,12 @@ class NotFound(AppError):
 
     code = "not_found"
     status = 404
+
+
+class CredentialMissing(NotFound):
+    """The run has no credential for the provider, or it was deleted since."""
+
+    code = "credential_missing"
 
 
 class MethodNotAllowed(AppError):
@@ -228,6 +236,12 @@ class VaultSealed(AppError):
     """A secret cannot be opened; the log says why, the caller is not told."""
 
     code = "vault_sealed"
+
+
+class NoVault(VaultSealed):
+    """This worker was started without the keys that credentials are sealed under."""
+
+    code = "no_vault"
 
 
 class Suspend(BaseException):
