@@ -186,5 +186,6 @@ app = endpoint(
     accepts=TypeAdapter(StatusQuery),
     replies={200: Status | Runs},
     methods=("GET", "POST"),
+    key_scope="runs:read",
 )
 handler = serverless(app)

@@ -53,7 +53,7 @@ grant execute on function private.begin_credential_test() to authenticated;
 create function private.known_credential_test(p_fingerprint text)
   returns jsonb language sql stable security definer set search_path = '' as $$
   select result from private.test_results
-  where user_id = (select auth.uid()) and fingerprint = p_fingerprint
+  where user_id = (select auth.uid()) and fingerprint = p_fingerprint and private.has_scope('credentials:write')
     and created_at between private.clock() - interval '1 minute' and private.clock()
 $$;
 grant execute on function private.known_credential_test(text) to authenticated;

@@ -50,6 +50,7 @@ declare
   v_bytes bigint := 0;
   v_goes_on boolean := false;
 begin
+  perform private.require_scope('runs:read');
   run_ids := '{}';
   if private.my_role(p_account_id) is null then
     return;
@@ -192,6 +193,7 @@ declare
   v_credentials record;
   v_answer jsonb;
 begin
+  perform private.require_scope('runs:write');
   select * into v_run from public.agent_runs where id = p_run_id;
   v_role := private.my_role(v_run.account_id);
   if v_role is null then

@@ -141,7 +141,7 @@ async def test_every_function_that_people_call_asks_for_a_scope(database_url: st
 
     def asks(name: str, seen: frozenset[str] = frozenset()) -> bool:
         called = calls.get(name, set()) - seen
-        return bool(called & {"private.require_scope", "private.key_owner"}) or any(
+        return bool(called & {"private.require_scope", "private.has_scope", "private.key_owner"}) or any(
             asks(one, seen | called) for one in called
         )
 
