@@ -1580,6 +1580,7 @@ declare
   v_bytes bigint := 0;
   v_goes_on boolean := false;
 begin
+  perform private.require_scope('runs:read');
   run_ids := '{}';
   if private.my_role(p_account_id) is null then
     return;
@@ -1603,7 +1604,8 @@ begin
       ($3 is null or r.status = any ($3)) and ($4 is null or r.engine = $4)
         and ($6 is null or jsonb_path_exists(r.input, $6) or coalesce(jsonb_path_exists(r.output, $6), false)
           or coalesce(jsonb_path_exists(r.error, $6), false)
-          or exists (select from public.agents a where a.id = r.agent_id and strpos(lower(a.name), lower($7)) > 0)
+          -- A value: of an `exists` the planner may make a table of all agents.
+          or coalesce((select strpos(lower(a.name), lower($7)) > 0 from public.agents a where a.id = r.agent_id), false)
         ) as fits
     from (
       select i.id, i.created_at, i.status, i.engine, i.agent_id, i.input, i.output, i.error
@@ -1957,7 +1959,7 @@ CREATE FUNCTION private.known_credential_test(p_fingerprint text) RETURNS jsonb
     SET search_path TO ''
     AS $$
   select result from private.test_results
-  where user_id = (select auth.uid()) and fingerprint = p_fingerprint
+  where user_id = (select auth.uid()) and fingerprint = p_fingerprint and private.has_scope('credentials:write')
     and created_at between private.clock() - interval '1 minute' and private.clock()
 $$;
 
@@ -3005,6 +3007,7 @@ declare
   v_credentials record;
   v_answer jsonb;
 begin
+  perform private.require_scope('runs:write');
   select * into v_run from public.agent_runs where id = p_run_id;
   v_role := private.my_role(v_run.account_id);
   if v_role is null then
