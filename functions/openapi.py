@@ -10,6 +10,7 @@ import orjson
 from functions.agent_execute.app import app as agent_execute
 from functions.agent_logs.app import app as agent_logs
 from functions.agent_status.app import app as agent_status
+from functions.agents.app import app as agents
 from functions.api_key_exchange.app import app as api_key_exchange
 from functions.api_keys.app import app as api_keys
 from functions.credential_test.app import app as credential_test
@@ -24,6 +25,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any], ...]] = (
     agent_execute,
     agent_status,
     agent_logs,
+    agents,
     api_keys,
     api_key_exchange,
     credentials,

@@ -1,6 +1,7 @@
 """POST /functions/v1/agent-execute: create a run and move it through its life.
 
-    create   {prompt | agent_id, input?, account_id?, options?}   201, or 200 when the idempotency key is known
+    create   {prompt | agent_id, input?, account_id?, credentials?, version_id?, draft?, options?}
+                                                                   201, or 200 when the idempotency key is known
     start    {run_id, revision?}                                   200
     stop     {run_id, revision?}                                   200, or 202 "stopping" while a worker holds the run
     pause    {run_id, revision?}                                   200, or 202 "pausing"
@@ -11,7 +12,12 @@
 
 A `revision` that is given must be the run's own, or nothing is done: 409 `stale_revision`. `Idempotency-Key` makes
 create, retry, rerun and respond safe to repeat: a repeat answers what the first call did; the same key with another
-request is 409 `idempotency_conflict`. A run of somebody else does not exist (404).
+request is 409 `idempotency_conflict`. A run of somebody else does not exist (404), nor does an agent to which the
+account has no access.
+
+A run of an agent pins the version that is published; `input` must fit its schema, and each of its credential types
+needs a credential: the one named in `credentials`, the agent's own, or the account's newest. All problems come at once,
+as a JSON list of `{field, message}` in `details`. The agent's price is taken when the run is first started.
 """
 
 from __future__ import annotations
@@ -22,7 +28,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.errors import AppError, NotFound, Unauthenticated
+from functions.agent_execute.agent_runs import create_agent_run
+from shared.errors import AppError, Unauthenticated
 from shared.http import Answer, Call, endpoint, serverless
 from shared.run_views import micro_credits
 from shared.runs.models import Json, JsonObject
@@ -31,6 +38,7 @@ from shared.runs.status import RunStatus
 MAX_PROMPT_CHARS = 32_000
 FOREIGN_KEY_VIOLATION = "23503"
 
+Provider = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Revision = Annotated[int, Field(ge=1, le=2**63 - 1, description="Act only if the run is still at this revision")]
 
 
@@ -67,7 +75,12 @@ class Create(Strict):
     prompt: str | None = Field(default=None, min_length=1, max_length=MAX_PROMPT_CHARS)
     agent_id: UUID | None = None
     input: dict[str, JsonValue] | None = Field(default=None, description="Values for the agent's inputs")
+    version_id: UUID | None = Field(default=None, description="Only if this is the version that would be pinned")
+    draft: bool = Field(default=False, description="The draft in place of what is published, for the agent's admins")
     account_id: UUID | None = Field(default=None, description="Who owns and pays; default: the personal account")
+    credentials: dict[Provider, UUID] = Field(
+        default_factory=dict[str, UUID], max_length=20, description="By provider, which of the account's to use"
+    )
     options: Options = Options()
 
     @model_validator(mode="after")
@@ -76,6 +89,8 @@ class Create(Strict):
             raise PydanticCustomError("one_source", "Give either prompt or agent_id")
         if self.prompt is not None and self.input is not None:
             raise PydanticCustomError("input_of_agent", "input belongs to agent_id; a prompt stands alone")
+        if self.prompt is not None and (self.version_id is not None or self.draft):
+            raise PydanticCustomError("version_of_agent", "version_id and draft belong to agent_id")
         return self
 
 
@@ -138,13 +153,17 @@ class Outcome(BaseModel):
 
 
 async def agent_execute(call: Call[Create | Start | Control | Retry | Rerun | Respond]) -> Answer:
-    """Do what the action says, by one call of the database."""
-    function, arguments = _request(call.body, call.idempotency_key)
+    """Do what the action says, by one call of the database; a run of an agent is checked by one before."""
+    body, key = call.body, call.idempotency_key
     try:
-        answer = cast("JsonObject", await call.database.call(function, arguments))
+        if isinstance(body, Create) and body.agent_id is not None:
+            answer = await create_agent_run(call.database, _new_run(body), key)
+        else:
+            function, arguments = _request(body, key)
+            answer = cast("JsonObject", await call.database.call(function, arguments))
     except AppError as exc:
         # A first run makes the personal account, whose one foreign key out of our hands is the user.
-        if isinstance(call.body, Create) and exc.details == FOREIGN_KEY_VIOLATION:
+        if isinstance(body, Create) and exc.details == FOREIGN_KEY_VIOLATION:
             raise Unauthenticated("The user of this token no longer exists") from exc
         raise
     outcome = Outcome.model_validate({"created": False, **answer})
@@ -175,13 +194,15 @@ def _request(body: Create | Start | Control | Retry | Rerun | Respond, key: str 
 
 
 def _new_run(body: Create) -> JsonObject:
-    if body.prompt is None:
-        raise NotFound(f"Agent {str(body.agent_id)!r} does not exist")
     options = body.options
     request: dict[str, Json] = {
-        "engine": "agent",
-        "input": {"prompt": body.prompt},
+        "engine": None if body.prompt is None else "agent",
+        "input": cast("JsonObject", body.input or {}) if body.prompt is None else {"prompt": body.prompt},
+        "agent_id": None if body.agent_id is None else str(body.agent_id),
+        "version_id": None if body.version_id is None else str(body.version_id),
+        "draft": body.draft or None,
         "account_id": None if body.account_id is None else str(body.account_id),
+        "credentials": {provider: str(credential_id) for provider, credential_id in body.credentials.items()} or None,
         "max_steps": options.max_steps,
         "timeout_seconds": options.timeout_seconds,
         "max_credits": None if options.max_credits is None else micro_credits(options.max_credits),

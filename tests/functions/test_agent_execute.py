@@ -231,7 +231,7 @@ async def test_an_agent_that_does_not_exist_is_not_found(owner: Visitor):
     response = await owner.post("agent-execute", {"action": "create", "agent_id": agent_id})
 
     assert response.status_code == 404
-    assert response.json()["message"] == f"Agent '{agent_id}' does not exist"
+    assert response.json()["message"] == f"There is no agent {agent_id}"
 
 
 @pytest.mark.parametrize("action", ["start", "stop", "pause", "resume", "retry"])
