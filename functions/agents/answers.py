@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, JsonValue
 
-from shared.agents.forms import FormField, form_of
+from shared.agents.forms import InputField, form_of
 from shared.run_views import Credits, Time, in_credits
 from shared.runs.models import JsonObject
 
@@ -101,7 +101,7 @@ class Agent(BaseModel):
 
     agent: AgentCard
     input_schema: Object | None
-    form: list[FormField]
+    form: list[InputField]
     editing: AgentEditing | None = None
 
     @classmethod

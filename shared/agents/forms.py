@@ -39,7 +39,7 @@ _BY_TYPE: Final[dict[str, Kind]] = {
 }
 
 
-class FormField(BaseModel):
+class InputField(BaseModel):
     """One field of a form. A limit is there only if the schema has it."""
 
     name: str
@@ -66,7 +66,7 @@ def with_order(schema: JsonObject) -> JsonObject:
     return {**schema, "properties": ordered}
 
 
-def form_of(schema: JsonObject) -> list[FormField]:
+def form_of(schema: JsonObject) -> list[InputField]:
     """The fields of a schema that passed `problems_with_schema`."""
     required = cast("list[str]", schema.get("required", []))
     fields = [(_order(part), name, _field(name, part, required=name in required)) for name, part in _properties(schema)]
@@ -89,10 +89,10 @@ def _order(part: JsonObject) -> float:
     return float(order) if isinstance(order, int | float) and not isinstance(order, bool) else float("inf")
 
 
-def _field(name: str, part: JsonObject, *, required: bool) -> FormField:
+def _field(name: str, part: JsonObject, *, required: bool) -> InputField:
     kind = _kind(part)
     options = _options(part, kind)
-    return FormField(
+    return InputField(
         name=name,
         label=_text(part, "title") or name.replace("_", " ").capitalize(),
         kind=kind,
