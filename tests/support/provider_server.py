@@ -69,7 +69,7 @@ def _said(status: int, message: str, kind: str, code: str | None = None, **heade
     return JSONResponse({"error": error}, status, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
 
-def _openai(server: ProviderServer, request: Request) -> Response:
+def _openai(server: ProviderServer, request: Request) -> Response:  # noqa: PLR0911 - one answer for each key
     match kind := server.kind(request):
         case "good" | "long":
             models = [
@@ -133,7 +133,7 @@ def _deepseek_balance(server: ProviderServer, request: Request) -> Response:
     return JSONResponse({"is_available": rich, "balance_infos": [info]})
 
 
-def _anthropic(server: ProviderServer, request: Request) -> Response:
+def _anthropic(server: ProviderServer, request: Request) -> Response:  # noqa: PLR0911 - one answer for each key
     def said(status: int, kind: str, message: str) -> Response:
         return JSONResponse(
             {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}, status
@@ -171,7 +171,7 @@ def _anthropic(server: ProviderServer, request: Request) -> Response:
             return said(401, "authentication_error", "invalid x-api-key")
 
 
-def _gemini(server: ProviderServer, request: Request) -> Response:
+def _gemini(server: ProviderServer, request: Request) -> Response:  # noqa: PLR0911 - one answer for each key
     def said(code: int, status: str, message: str, reason: str | None = None) -> Response:
         info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com"}
         details = [info] if reason else []
@@ -218,7 +218,7 @@ def _flowise(server: ProviderServer, request: Request) -> Response:
             return JSONResponse({"error": "Unauthorized Access"}, 401)
 
 
-def _service(server: ProviderServer, request: Request) -> Response:
+def _service(server: ProviderServer, request: Request) -> Response:  # noqa: PLR0911 - one answer for each key
     match server.kind(request):
         case "good":
             return JSONResponse({"ok": True})
