@@ -42,6 +42,9 @@ _CONTENT = ("engine", "config", "input_schema", "credential_types")
 async def agents(call: Call[bodies.AnyBody]) -> Answer:  # noqa: PLR0911 - one return for each action
     """Do what the action says."""
     body, database = call.body, call.database
+    # The database asks too, but a Flowise server would have been called by then.
+    is_reading = isinstance(body, bodies.ListAgents | bodies.GetAgent)
+    call.user.require_scope("agents:read" if is_reading else "agents:write")
     match body:
         case bodies.ListAgents():
             return 200, await page_of_agents(database, body)

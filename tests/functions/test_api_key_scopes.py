@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable
+from uuid import uuid4
 
 import pytest
 from realtime import RealtimeSubscribeStates
@@ -17,10 +18,17 @@ from shared.runs.status import RunStatus
 from tests.functions.programs import Direct, Owner, Program
 from tests.functions.visitor import PROMPT, HandWorker
 from tests.local.realtime import until
+from tests.support.node import run_script
 from tests.support.runs import connect
 
 CREATE = {"action": "create", "prompt": PROMPT}
-RUN_TABLES = ["agent_runs", "agent_steps", "agent_plans", "agent_messages", "agent_artifacts", "agent_task_logs"]
+OTHERS = [
+    (("agents", {"action": "list"}), "agents:read"),
+    (("agents", {"action": "publish", "agent_id": str(uuid4())}), "agents:write"),
+    (("credentials", {"action": "list"}), "credentials:read"),
+    (("credentials", {"action": "delete", "credential_id": str(uuid4())}), "credentials:write"),
+    (("credential-test", {"credential_id": str(uuid4())}), "credentials:write"),
+]
 
 
 async def direct(owner: Owner, program: Program) -> Direct:
@@ -76,6 +84,17 @@ async def test_the_official_client_calls_functions_with_a_key(key_owner: Owner):
     assert answer["created"] is True
 
 
+async def test_supabase_js_works_with_a_key(key_owner: Owner):
+    program = await key_owner.make(["runs:read", "runs:write"])
+
+    seen = await run_script("api_key.mjs", key_owner.stack, RUNBASE_API_KEY=program.key)
+
+    assert seen["runs"] == [{"id": seen["run"]}]
+    assert seen["accounts"] == []
+    assert seen["status"] == "queued"
+    assert seen["exchanges"] == 1
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_a_key_does_what_its_one_scope_says_and_nothing_else(key_owner: Owner, scope: str):
     run_id = (await key_owner.visitor.create())["run_id"]
@@ -89,6 +108,9 @@ async def test_a_key_does_what_its_one_scope_says_and_nothing_else(key_owner: Ow
     assert (await visitor.act("stop", run_id)).status_code == (200 if may_write else 403)
     assert (await visitor.get("agent-logs", run_id=run_id)).status_code == (200 if may_read else 403)
     assert (await visitor.post("agent-status")).status_code == (200 if may_read else 403)
+    for body, needed in OTHERS:
+        answer = await visitor.post(*body)
+        assert (answer.status_code == 403) is (scope != needed), answer.text
     assert bool(await tables.rows("agent_runs")) is may_read
     assert bool(await tables.rows("accounts")) is (scope == "account:read")
     assert bool(await tables.rows("credit_accounts")) is (scope == "account:read")

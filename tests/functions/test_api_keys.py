@@ -203,6 +203,18 @@ async def test_a_banned_persons_key_is_refused_and_works_again_after_the_ban(key
     assert (await program.exchange()).status_code == 200
 
 
+@pytest.mark.parametrize("change", ["deleted_at = now()", "role = 'service_role'"])
+async def test_who_is_no_plain_user_any_more_has_no_keys(key_owner: Owner, database_url: str, change: str):
+    program = await key_owner.make()
+    token = Direct(key_owner.visit(await program.token()))
+
+    async with connect(database_url) as connection:
+        await connection.execute(f"update auth.users set {change} where id = %s", [key_owner.person.user_id])
+
+    assert await refusal(program) == (401, NOT_VALID)
+    assert await token.rows("accounts") == []
+
+
 async def test_a_deleted_persons_key_is_gone(key_owner: Owner):
     program = await key_owner.make()
     token = Direct(key_owner.visit(await program.token()))
