@@ -101,6 +101,7 @@ class Flow:
     enabled: dict[str, tuple[str, ...]] = field(default_factory=dict)
     variables: tuple[str, ...] = ()
     good_keys: frozenset[str] | None = None
+    refused_keys: frozenset[str] = frozenset()
     streamable: bool = True
     turns: deque[Turn] = field(default_factory=deque)
 
@@ -305,7 +306,7 @@ class FlowiseServer:
         self.calls.append(call)
         talk = _Talk(flow, turn, call, chat_id, session_id, body, execution, resumes)
         self._talks[chat_id] = talk
-        if flow.good_keys is not None and call.key not in flow.good_keys:
+        if call.key in flow.refused_keys or (flow.good_keys is not None and call.key not in flow.good_keys):
             return self._ended(talk, "ERROR", MODEL_REFUSES)
         return talk
 
