@@ -2,7 +2,8 @@
 
 JSON lines hold a run as agent-status shows it, without its open questions. CSV is that of RFC 4180 in UTF-8, with input
 and output as JSON. A text cell that a spreadsheet would take for a formula gets an apostrophe before it, which
-spreadsheets show as text; whoever needs the exact bytes takes JSON lines.
+spreadsheets show as text; whoever needs the exact bytes takes JSON lines. Files leave our hands, so what looks like a
+secret is taken out once more, also where a person wrote it into an input.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final, Literal, cast
 import orjson
 
 from shared import run_views as views
+from shared.redaction import redact_json
 from shared.runs.models import JsonObject
 
 Format = Literal["csv", "jsonl"]
@@ -45,7 +47,7 @@ def written(rows: Iterable[JsonObject], form: Format) -> bytes:
 
 
 def _shown(row: JsonObject) -> views.Object:
-    return views.Run.from_row(row).model_dump(mode="json", exclude={"human_requests"})
+    return redact_json(views.Run.from_row(row).model_dump(mode="json", exclude={"human_requests"}))
 
 
 def _cells(run: views.Object) -> list[Cell]:

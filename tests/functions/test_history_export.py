@@ -132,6 +132,21 @@ async def test_an_agents_name_is_no_formula(stack: Stack, user_id: str, exporter
     assert row["agent_name"] == "'=1+1"
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+async def test_what_looks_like_a_secret_is_in_no_file(stack: Stack, user_id: str, exporter: Visitor, form: str):
+    key = "sk-proj-" + "a1B2c3D4" * 6
+    agent_id = await agent_of(stack.database_url, user_id, f"Agent {key}")
+    await ended_run(
+        stack.database_url, user_id, agent_id=agent_id, status="failed", output={"text": key},
+        input={"prompt": f"Use {key}", "api_key": "0p3n-s3s4m3"}, error={"code": "x", "message": f"refused {key}"},
+    )  # fmt: skip
+
+    text = (await exporter.get("agent-status", export=form)).text
+
+    assert (key in text, "0p3n-s3s4m3" in text) == (False, False)
+    assert text.count("[redacted]") == 5
+
+
 async def test_it_holds_every_run_however_many(stack: Stack, user_id: str, exporter: Visitor):
     await many_runs(stack.database_url, user_id, 1001)
 
