@@ -28,6 +28,7 @@ from starlette.types import Scope
 from shared.errors import InvalidInput, Unauthenticated
 from shared.http import Answer, Call, endpoint, serverless
 from shared.http.body import parse_body, parse_query
+from shared.redaction.redactor import redact_json
 from shared.runs.models import Json
 from shared.runs.status import RunStatus
 from shared.webhooks.keys import Address, WebhookKeys
@@ -108,7 +109,7 @@ async def flowise_webhook(call: Call[bytes]) -> Answer:
             "p_step_no": address.step_no,
             "p_token": keys.token(address),
             "p_event_id": _event_id(payload, call.body),
-            "p_payload": cast("Json", payload),
+            "p_payload": redact_json(cast("Json", payload)),  # senders echo keys that they were called with
             "p_delivery_id": delivery_id,
         },
     )

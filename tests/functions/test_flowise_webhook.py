@@ -350,6 +350,16 @@ async def test_what_flowise_sends_is_taken_as_it_is(sender, stack: Stack) -> Non
     assert refusal(await caller.send_as_flowise({**payload, "status": "ERROR"})) == (409, "conflict")
 
 
+async def test_a_key_that_the_sender_echoes_is_not_stored(sender, stack: Stack) -> None:
+    caller = await sender()
+    key = "sk-proj-" + "A1b2C3d4" * 6
+    await caller.send({"text": f"called with {key}", "data": [{"openAIApiKey": "plain-but-named", "nodeId": "llm_0"}]})
+
+    (step,) = await step_rows(stack.database_url, caller.address.run_id)
+    assert step["output"]["text"].startswith("called with [redacted]")
+    assert step["output"]["data"] == [{"openAIApiKey": "[redacted]", "nodeId": "llm_0"}]
+
+
 async def test_what_flowise_never_sent_is_refused(sender, stack: Stack) -> None:
     caller, other = await sender(), await sender()
     chat_id = caller.keys.chat_id(caller.address)
