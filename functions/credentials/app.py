@@ -170,7 +170,7 @@ async def credentials(call: Call[Request]) -> Answer:
 
 async def _create(call: Call[Request], body: CreateCredential) -> Answer:
     entered = providers.parse(body.provider, body.fields)
-    test = await _tested(body.provider, entered) if body.test else None
+    test = await _tested(call.database, body.provider, entered) if body.test else None
     binding = Binding(body.account_id or call.user.user_id, uuid4(), body.provider)
     credential: JsonObject = {
         **await sealed_secret(current_keys(), entered, binding),
@@ -192,7 +192,7 @@ async def _replace(database: RestDatabase, body: ReplaceCredential) -> OneCreden
         raise NotFound(f"There is no credential {body.credential_id}")
     provider = cast("str", rows[0]["provider"])
     entered = providers.parse(provider, body.fields)
-    test = await _tested(provider, entered) if body.test else None
+    test = await _tested(database, provider, entered) if body.test else None
     binding = Binding(UUID(cast("str", rows[0]["account_id"])), body.credential_id, provider)
     secret: JsonObject = {**await sealed_secret(current_keys(), entered, binding), "test": test}
     arguments: dict[str, Json] = {"p_credential_id": str(body.credential_id), "p_secret": secret}
@@ -208,8 +208,9 @@ async def _list(call: Call[Request], body: ListCredentials) -> Credentials:
     return Credentials(credentials=[Credential.model_validate(row) for row in rows])
 
 
-async def _tested(provider: str, entered: providers.Credential) -> JsonObject:
-    """The result of a test that the credential passed."""
+async def _tested(database: RestDatabase, provider: str, entered: providers.Credential) -> JsonObject:
+    """The result of a test that the credential passed; it counts as one of credential-test."""
+    await database.call("begin_credential_test", {})
     result = await probe(provider, entered.to_fields())
     if not result.valid:
         raise _refusal(result)

@@ -10,12 +10,12 @@ from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from shared.egress.policy import is_web_port, origin_of
+from shared.egress.surroundings import is_loopback
 from shared.errors import InvalidInput
 
 MAX_HEADERS: Final = 20
 MAX_TEXT_CHARS: Final = 2000
 
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,4094}[\x21-\x7e])?")
 # What a client sets itself, and what would change where or how the request goes.
@@ -32,7 +32,7 @@ def _base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.query or parts.fragment or "?" in url or "#" in url:
         raise PydanticCustomError("url_parts", "must be a URL without query and fragment")
-    if origin.scheme == "http" and origin.host not in _LOOPBACK:
+    if origin.scheme == "http" and not is_loopback(origin.host):
         raise PydanticCustomError("url_scheme", "must be an https URL: over http anybody on the way reads the key")
     if not is_web_port(origin.port):
         raise PydanticCustomError("url_port", "must not name the port of another kind of service")

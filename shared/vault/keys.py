@@ -18,6 +18,7 @@ import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from shared.egress.surroundings import is_loopback
 from shared.settings import SettingsError
 from shared.vault.binding import Binding
 from shared.vault.refusal import sealed
@@ -28,7 +29,6 @@ NONCE_BYTES: Final = 12
 
 # Of the key that the local stack gives everybody (local/development.py): published, so it protects nothing.
 LOCAL_KEY_SHA256: Final = "8fd741fc4ad286031bede6169ef3abe7caa4b235e6928556d1809b5d161815f9"
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class KeyProvider(Protocol):
@@ -125,7 +125,8 @@ def local_keys(environment: Mapping[str, str]) -> dict[int, bytes]:
         keys = {version: key_bytes("ENCRYPTION_KEYS", text) for version, text in texts.items()}
     if len(set(keys.values())) < len(keys):
         raise SettingsError("ENCRYPTION_KEYS has one key under two versions.")
-    if not _is_loopback(environment) and any(_fingerprint(key) == LOCAL_KEY_SHA256 for key in keys.values()):
+    here = is_loopback(urlsplit(environment.get("SUPABASE_URL", "")).hostname or "")
+    if not here and any(_fingerprint(key) == LOCAL_KEY_SHA256 for key in keys.values()):
         raise SettingsError("ENCRYPTION_KEYS holds the local stack's key, which everybody knows: make one of your own.")
     return keys
 
@@ -174,7 +175,3 @@ def _associated(version: int, binding: Binding) -> bytes:
 
 def _fingerprint(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
-
-
-def _is_loopback(environment: Mapping[str, str]) -> bool:
-    return urlsplit(environment.get("SUPABASE_URL", "")).hostname in _LOOPBACK

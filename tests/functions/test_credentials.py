@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.functions.visitor import Visitor
 from tests.support.canaries import canary, leaks_in
+from tests.support.provider_server import ProviderServer, provider_server
 from tests.support.runs import Person, connect, join
 from tests.support.stack import Stack
 
@@ -165,6 +166,76 @@ async def test_a_repeated_create_with_its_key_adds_nothing(owner: Visitor):
     assert again.json() == {**first.json(), "created": False}
     assert other.json()["code"] == "idempotency_conflict"
     assert len(await listed(owner)) == 1
+
+
+@pytest.fixture
+async def providers(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ProviderServer]:
+    async with provider_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+async def test_a_key_that_its_provider_takes_is_stored_with_the_result(owner: Visitor, providers: ProviderServer):
+    credential = await add(owner, providers["good"], test=True)
+
+    assert credential["last_test"] == {"valid": True, "outcome": "valid", "message": "OpenAI accepts the key"}
+    assert credential["last_tested_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code", "outcome"),
+    [
+        ("unknown", 400, "invalid_input", "wrong_key"),
+        ("deactivated", 400, "invalid_input", "revoked"),
+        ("poor", 400, "invalid_input", "no_credit"),
+        ("limited", 502, "upstream_busy", "rate_limited"),
+        ("down", 502, "upstream_busy", "provider_down"),
+    ],
+)
+async def test_a_key_that_its_provider_does_not_take_is_not_stored(
+    owner: Visitor, providers: ProviderServer, kind: str, status: int, code: str, outcome: str
+):
+    key = canary() if kind == "unknown" else providers[kind]
+
+    response = await owner.post(
+        "credentials", {"action": "create", "provider": "openai", "fields": {"api_key": key}, "test": True}
+    )
+
+    assert (response.status_code, response.json()["code"], response.json()["details"]) == (status, code, outcome)
+    assert leaks_in(response.text) == []
+    assert await listed(owner) == []
+
+
+async def test_a_replacement_that_its_provider_does_not_take_leaves_the_old_secret(
+    owner: Visitor, providers: ProviderServer
+):
+    credential = await add(owner)
+    body = {"action": "replace", "credential_id": credential["id"], "fields": {"api_key": canary()}, "test": True}
+
+    response = await owner.post("credentials", body)
+
+    assert (response.status_code, response.json()["details"]) == (400, "wrong_key")
+    assert await listed(owner) == [credential]
+
+
+async def test_a_credential_that_cannot_be_tested_is_stored_untested_only(owner: Visitor):
+    fields = {"dsn": f"postgresql://user:{canary()}@db.example.com/app"}
+
+    response = await owner.post(
+        "credentials", {"action": "create", "provider": "postgres", "fields": fields, "test": True}
+    )
+
+    assert (response.status_code, response.json()["details"]) == (400, "untestable")
+    assert await listed(owner) == []
+
+
+async def test_tests_at_creation_count_as_tests(owner: Visitor, providers: ProviderServer):
+    body = {"action": "create", "provider": "openai", "fields": {"api_key": providers["poor"]}, "test": True}
+
+    answers = [(await owner.post("credentials", body)).status_code for _ in range(21)]
+
+    assert answers == [400] * 20 + [429]
 
 
 async def test_the_forms_tell_what_to_ask_for(owner: Visitor):
