@@ -1,6 +1,7 @@
 -- Purge: rows that nobody asks for any more, of tables that would grow for ever: idempotency keys after seven days, rate
--- limits that are long full again, slots of concurrency keys that no unended run has. A part of the sweep: a little at a
--- time, and waiting for nobody. Table: private.housekeeping. Deletes data, as it says.
+-- limits that are long full again, slots of concurrency keys that no unended run has, events that no step owned up to
+-- within a week. A part of the sweep: a little at a time, and waiting for nobody. Table: private.housekeeping. Deletes data,
+-- as it says.
 
 create table private.housekeeping (
   only_row boolean primary key default true check (only_row),
@@ -47,6 +48,14 @@ begin
   delete from private.rate_limits l where l.ctid = any (array(
     select o.ctid from private.rate_limits o
     where o.full_at < p_now - interval '1 hour' order by o.full_at limit p_limit for update skip locked));
+  get diagnostics v_count = row_count;
+  v_deleted := v_deleted + v_count;
+  v_more := v_more or v_count = p_limit;
+
+  delete from private.step_events e where e.ctid = any (array(
+    select o.ctid from private.step_events o
+    where not o.awaited and o.created_at < p_now - interval '7 days' order by o.created_at limit p_limit
+    for update skip locked));
   get diagnostics v_count = row_count;
   v_deleted := v_deleted + v_count;
   v_more := v_more or v_count = p_limit;

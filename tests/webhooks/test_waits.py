@@ -278,3 +278,29 @@ async def test_a_retry_waits_anew_under_its_own_token(
     await deliver(person, again["run_id"])
     await work_off(database, engine)
     assert (await run_row(database_url, again["run_id"]))["status"] == "completed"
+
+
+async def test_an_event_that_no_step_owned_up_to_goes_after_a_week_and_an_awaited_one_stays(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    async def forged_first(step: Step, ctx: StepContext) -> Outcome:
+        await deliver(person, ctx.run.id, token="forged")
+        return waiting(ctx.run.id, step.step_no, seconds=30 * 86_400)
+
+    run_id = await person.queue(timeout_seconds=604_800)
+    await work_off(database, ListEngine(steps(1), forged_first))
+    async with connect(database_url) as connection:
+
+        async def awaited() -> list[bool]:
+            cursor = await connection.execute("select awaited from private.step_events order by 1")
+            return [row[0] for row in await cursor.fetchall()]
+
+        await shift_clock(connection, seconds=6.9 * 86_400)
+        await work_off(database, ListEngine(steps(1), await_event))
+        before = await awaited()
+        await shift_clock(connection, seconds=0.2 * 86_400)
+        await work_off(database, ListEngine(steps(1), await_event))
+        after = await awaited()
+
+    assert (before, after) == ([False, True], [True])
+    assert (await run_row(database_url, run_id))["status"] == "timeout"  # a run lives a week at most
