@@ -2542,6 +2542,14 @@ begin
   v_deleted := v_deleted + v_count;
   v_more := v_more or v_count = p_limit;
 
+  delete from private.step_events e where e.ctid = any (array(
+    select o.ctid from private.step_events o
+    where not o.awaited and o.created_at < p_now - interval '7 days' order by o.created_at limit p_limit
+    for update skip locked));
+  get diagnostics v_count = row_count;
+  v_deleted := v_deleted + v_count;
+  v_more := v_more or v_count = p_limit;
+
   -- Slots in turn. First locked, then asked for: a run that comes up with the key meanwhile finds the slot gone and makes
   -- it again, and one that has come up is seen.
   v_slot_ids := array(
