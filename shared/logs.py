@@ -1,6 +1,7 @@
 """Structured logs: one event name plus fields, as one line of `key=value` for people or of JSON for machines.
 
-Field values are short and never secrets; whoever logs decides what goes in, this module only writes it down.
+Field values are short and never secrets; whoever logs decides what goes in. What an exception says nobody decides, so
+every line is redacted as it is written: of shapes of keys, and of all values that this process has open.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from typing import Literal, cast
 
 import orjson
+
+from shared.redaction.redactor import redact_line
 
 Format = Literal["text", "json"]
 Field = str | int | float | bool | None
@@ -48,7 +51,7 @@ def configure(*, level: str = "INFO", form: Format = "text") -> None:
     Lambda and the test runner bring their own handler; on the root logger it is replaced.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(_Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Json() if form == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
@@ -60,6 +63,11 @@ def _plain(value: Field) -> str:
     """Quote what would not read back as one value: a space, a quote, a line break."""
     text = str(value)
     return text if text.isprintable() and not set(text) & {" ", '"', "="} else orjson.dumps(text).decode()
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_line(super().format(record))
 
 
 class _Json(logging.Formatter):
@@ -75,4 +83,5 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        shown = {name: redact_line(value) if isinstance(value, str) else value for name, value in line.items()}
+        return orjson.dumps(shown, default=str).decode()

@@ -28,6 +28,7 @@ from shared.errors import AppError, ErrorBody, MethodNotAllowed, RetryLater, Una
 from shared.http.body import parse_body, parse_query, read_body
 from shared.http.call import Answer, Body, Call
 from shared.logs import Log
+from shared.redaction import redact_json
 from shared.rest_database import RestDatabase
 from shared.settings import Settings, current_settings
 
@@ -128,7 +129,8 @@ class Endpoint(Generic[Body]):
         return caller, RestDatabase(settings.rest_url, apikey=settings.publishable_key, token=caller.token)
 
     def _refusal(self, exc: AppError) -> Response:
-        response = _json(exc.status, exc.to_body())
+        # A message may repeat what a caller or a provider sent, and either may have put a key there.
+        response = _json(exc.status, redact_json(exc.to_body()))
         if isinstance(exc, RetryLater) and exc.retry_after_seconds is not None:
             response.headers["Retry-After"] = str(math.ceil(exc.retry_after_seconds))
         if isinstance(exc, Unauthenticated):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Final, Protocol, cast
 
 import re2
@@ -32,8 +33,9 @@ class _Pattern(Protocol):
     def finditer(self, text: str) -> Iterator[_Match]: ...
 
 
+@cache
 def compiled(pattern: str) -> _Pattern:
-    """An RE2 pattern, typed: the package has no types of its own."""
+    """An RE2 pattern, typed, for the package has no types. Compiled at first use, for that takes milliseconds."""
     return cast("_Pattern", re2.compile(pattern))  # pyright: ignore[reportUnknownMemberType] - it has no types
 
 
@@ -83,10 +85,9 @@ LEAD: Final = (
 OPEN_KEY: Final = r"-----BEGIN[A-Z0-9 ]*(?:-----[A-Za-z0-9+/=\s\\-]*)?"
 """A private key that has not ended."""
 
-_shape: Final = compiled("|".join(_SHAPES))
-_lead: Final = compiled("|".join(_LEADS))
-_ANY: Final = re.sub(r"\?P<\w+>", "?:", "|".join((*_SHAPES, *_LEADS)))
-_any: Final = compiled(_ANY)
+_SHAPE: Final = "|".join(_SHAPES)
+_LEAD: Final = "|".join(_LEADS)
+_ANY: Final = re.sub(r"\?P<\w+>", "?:", f"{_SHAPE}|{_LEAD}")
 IN_JSON: Final = _ANY.replace(r"\b", "").replace(r"\s", r"(?:\s|\\[nrt])")
 """RE2 that finds at least as much in a document as text, where a line break is an escape that ends in a letter."""
 _PLACEHOLDER: Final = re.compile(r"\$\w+|\$\{.*\}|\{\{.*\}\}|<.*>|%\w+%|\*+|\.{3}|x{3,}", re.IGNORECASE)
@@ -98,7 +99,7 @@ _DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\.?")
 
 def redacted(text: str) -> str:
     """The text without such secrets, keeping what stands before a value."""
-    if len(text) < SHORTEST or _any.search(_searchable(text)) is None:
+    if len(text) < SHORTEST or compiled(_ANY).search(_searchable(text)) is None:
         return text
     text = masked(text, _shapes(_searchable(text)))
     return masked(text, _led(_searchable(text)))
@@ -123,15 +124,16 @@ def _searchable(text: str) -> str:
 
 
 def _shapes(text: str) -> list[Span]:
-    return [match.span() for match in _shape.finditer(text) if _is_key(match.group())]
+    return [match.span() for match in compiled(_SHAPE).finditer(text) if _is_key(match.group())]
 
 
 def _led(text: str) -> list[Span]:
+    lead = compiled(_LEAD)
     return [
-        match.span(_lead.groupindex[name])
-        for match in _lead.finditer(text)
+        match.span(lead.groupindex[name])
+        for match in lead.finditer(text)
         for name, holds in _CHECKS.items()
-        if match.group(_lead.groupindex[name]) and holds(match.groupdict())
+        if match.group(lead.groupindex[name]) and holds(match.groupdict())
     ]
 
 

@@ -21,7 +21,7 @@ from shared.vault.secret import Secret
 
 Value = TypeVar("Value")
 
-_suspect: Final = patterns.compiled(f"{patterns.IN_JSON}|{names.IN_JSON}")
+_SUSPECT: Final = f"{patterns.IN_JSON}|{names.IN_JSON}"
 _SHORTEST_DOCUMENT: Final = 12  # bytes; there is room for {"ok":true} and for no secret
 _in_process: Final[weakref.WeakSet[KnownValues]] = weakref.WeakSet()
 _adding: Final = threading.Lock()
@@ -50,10 +50,12 @@ class Redactor:
     def json(self, value: Value) -> Value:
         """The document without secrets; numbers, names and shape stay. It is not changed in place.
 
-        Raises:
-            TypeError: it is no JSON.
+        What is no JSON is left as it is, for whoever stores the document to refuse.
         """
-        raw = orjson.dumps(value)
+        try:
+            raw = orjson.dumps(value)
+        except TypeError:  # half a character, a number beyond 64 bits, or no JSON
+            return cast("Value", self._walked(value))
         return cast("Value", self._walked(value)) if self._is_suspect(raw) else value
 
     def stream(self) -> StreamRedactor:
@@ -74,7 +76,7 @@ class Redactor:
         return bool(self._known)
 
     def _is_suspect(self, raw: bytes) -> bool:
-        if len(raw) >= _SHORTEST_DOCUMENT and _suspect.search(raw) is not None:
+        if len(raw) >= _SHORTEST_DOCUMENT and patterns.compiled(_SUSPECT).search(raw) is not None:
             return True
         return bool(self._known) and self._known.found_in(raw.decode())
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LIMIT: Final = 16_384  # characters held back; a longer run without a break is parted all the same
 KEPT: Final = 512  # characters on either side of such a part; longer than any key but a private one
 
-_tail: Final = patterns.compiled(rf"(?:{patterns.OPEN_KEY}|(?:{patterns.LEAD})?{patterns.RUN}*)$")
+_TAIL: Final = rf"(?:{patterns.OPEN_KEY}|(?:{patterns.LEAD})?{patterns.RUN}*)$"
 
 
 class StreamRedactor:
@@ -67,5 +67,5 @@ class StreamRedactor:
 
 def _tail_of(text: str) -> int:
     """Where the run begins that may become a key, if more of it follows."""
-    tail = _tail.search(text)
+    tail = patterns.compiled(_TAIL).search(text)
     return len(text) if tail is None else tail.span()[0]

@@ -1,7 +1,7 @@
 """How much a step may leave behind, and what cannot be recorded at all.
 
-An outcome is cleaned here, once, before anybody sees it, so that the engine decides on what the rows will say. What is
-over a limit fails its step with the size and the limit, and never reaches the database.
+An outcome is cleaned and redacted here, once, before anybody sees it, so that the engine decides on what the rows will
+say. What is over a limit fails its step with the size and the limit, and never reaches the database.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Final, cast
 
 import orjson
 
+from shared.redaction import Redactor
 from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome, Waiting
 from shared.runs.models import Json, JsonObject, NewArtifact, NewMessage, NewPlan, NewStep, Records, Step, StepError
+from shared.runs.redacted import redacted_error, redacted_outcome
 from shared.runs.text import bounded_metadata, bounded_text, json_bytes, storable
 
 RESULT_BYTES: Final = 2 * 1024 * 1024  # all that one attempt leaves: output, messages, plans, files, log lines
@@ -27,25 +29,27 @@ ERROR_DETAILS_BYTES: Final = 16 * 1024
 TOO_LARGE: Final = "result_too_large"
 UNSTORABLE: Final = "unstorable"
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
+_BY_SHAPE: Final = Redactor()
 
 
 class TooLarge(ValueError):  # noqa: N818 - the name says what is wrong
     """It can be stored, but there is too much of it; the message names the size and the limit."""
 
 
-def recordable(outcome: Outcome, step: Step) -> Outcome:
+def recordable(outcome: Outcome, step: Step, redactor: Redactor = _BY_SHAPE) -> Outcome:
     """The outcome as it will be read again from its rows, or the step's failure when it cannot be recorded.
 
-    Credits stay: the attempt cost what it cost.
+    Credits stay: the attempt cost what it cost. `redactor` knows the run's secrets.
     """
     try:
-        clean = _clean(outcome)
+        clean = redacted_outcome(_clean(outcome), redactor)
         _check_size(clean)
     except ValueError as problem:
         code = TOO_LARGE if isinstance(problem, TooLarge) else UNSTORABLE
         error = StepError(code, f"The result of {step.name} cannot be recorded: {problem}")
         if isinstance(outcome, Failed):  # the failure itself is known; what came with it is not kept
-            error = replace(_bounded(outcome.error), details={"unrecorded": error.message})
+            known = redacted_error(_bounded(outcome.error), redactor)
+            error = replace(known, details={"unrecorded": error.message})
         return Failed(error, credits=outcome.credits)
     return clean
 

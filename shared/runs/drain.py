@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.database import Database
-from shared.runs.engine import Engine
+from shared.runs.engine import CredentialVault, Engine
 from shared.runs.models import Json, JsonObject
 from shared.runs.store import RunStore
 from shared.runs.worker import Worker, WorkerOptions
@@ -37,8 +37,10 @@ async def drain(
     seconds: float,
     concurrency: int = 10,
     options: WorkerOptions | None = None,
+    vault: CredentialVault | None = None,
 ) -> DrainTally:
     """Work off what is due within `seconds`, then give back the rest. Any number may drain at once."""
-    worker = Worker(RunStore(database), engines, options=options or WorkerOptions(concurrency=concurrency))
+    chosen = options or WorkerOptions(concurrency=concurrency)
+    worker = Worker(RunStore(database), engines, options=chosen, vault=vault)
     await worker.run(seconds=seconds, until_idle=True)
     return DrainTally(worker.claimed, dict(worker.left), worker.swept)

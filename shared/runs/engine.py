@@ -7,8 +7,10 @@ place with effects. The runner makes every step durable, retries, times out, can
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import field
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from uuid import UUID
 
 from shared.runs.models import (
     Artifact,
@@ -25,6 +27,7 @@ from shared.runs.models import (
     record,
 )
 from shared.runs.status import RunStatus
+from shared.vault.secret import Secret
 
 
 @record
@@ -116,6 +119,41 @@ class Waiting:
 Outcome: TypeAlias = Done | Failed | Waiting
 
 
+class OpenCredential(Protocol):
+    """A person's credential in plain form, as long as the `async with` around it."""
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def credential_id(self) -> UUID: ...
+
+    @property
+    def fields(self) -> Mapping[str, Secret]:
+        """What the person entered, by the provider's field names, such as `api_key` and `base_url`."""
+        ...
+
+    @property
+    def allowed_hosts(self) -> frozenset[str]:
+        """The only hosts that the values may be sent to."""
+        ...
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """What must be shown nowhere."""
+        ...
+
+
+class CredentialVault(Protocol):
+    """Where a worker gets credentials from: `shared.vault.opening.Vault`."""
+
+    def open(
+        self, *, run_id: UUID, lease_id: UUID, step_no: int, attempt: int, provider: str
+    ) -> AbstractAsyncContextManager[OpenCredential]:
+        """Open what the run has for a provider, for this attempt of this step."""
+        ...
+
+
 class StepContext(Protocol):
     """What `perform` may use besides the step itself."""
 
@@ -130,6 +168,19 @@ class StepContext(Protocol):
         """Say what this attempt has cost so far, as far as known.
 
         Booked when the attempt is interrupted, times out or raises; an outcome says its own cost.
+        """
+        ...
+
+    def open_credential(self, provider: str) -> AbstractAsyncContextManager[OpenCredential]:
+        """Open the run's credential for a provider, for this attempt alone.
+
+        Whatever the step leaves behind is redacted of its values, in every encoding; they are sent to `allowed_hosts`
+        and nowhere else, and not kept beyond the `async with`.
+
+        Raises:
+            CredentialMissing: the run has none for the provider, or it was deleted.
+            VaultSealed: it cannot be opened; as NoVault, no credential can be opened by this worker.
+            UpstreamBusy: the key service cannot be asked now.
         """
         ...
 

@@ -15,17 +15,19 @@ from uuid import UUID, uuid4
 
 from shared.crash_points import crash_point
 from shared.errors import AppError
+from shared.redaction import Redactor
 from shared.runs.backoff import patiently
 from shared.runs.bounds import refusal_of_output, refusal_of_start
+from shared.runs.decider import Decider
 from shared.runs.engine import Decision, Engine, Fail, Finish, Outcome, StartSteps, Wait
 from shared.runs.host import Host, Signals
-from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunView, Step, StepError, StepResult
+from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunView, Step, StepError
 from shared.runs.open_steps import OpenSteps
 from shared.runs.performer import Context, Meter, perform
 from shared.runs.results import Results
 from shared.runs.snapshots import Snapshots
 from shared.runs.status import RunStatus, StepStatus
-from shared.runs.transitions import Advance, Advanced, Delta, FinishStep, StartStep
+from shared.runs.transitions import Advance, Advanced, FinishStep, StartStep
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +46,15 @@ class Execution:
         """Seconds until the run is due again, when it was left queued."""
         self._view: RunView | None = view  # until it is adopted; all of its results would be much to hold
         self._run = view.run
-        self._engine = engine
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + view.run.remaining_seconds
         self._woken = asyncio.Event()
         self._steps = OpenSteps(self._perform, woken=self._woken, parallel=host.parallel_steps)
-        self._snapshots = Snapshots(view.run.id, engine, every=host.snapshot_steps)
+        self._redactor = Redactor()  # knows what the run's steps have opened here, as long as the run is here
         self._results = Results(view.run.id, host.store)
-        self._uncommitted: list[StepResult] = []
+        snapshots = Snapshots(view.run.id, engine, every=host.snapshot_steps)
+        self._decider = Decider(engine, self._results, snapshots, self._redactor)
         self._committing = False
         self._occupied = False
         self._looked_at = self._loop.time()
@@ -80,7 +82,7 @@ class Execution:
                 if item is None:
                     await self._wait()
                     continue
-                left = await self._commit(self._with_snapshot(item))
+                left = await self._commit(self._decider.with_snapshot(item, self._step_count, self._steps.numbers))
                 if left is not None:
                     return left.status if left.won else None
                 if self._occupied:
@@ -113,7 +115,7 @@ class Execution:
         except AppError:
             raise
         except Exception:  # an engine's bug ends its run readably and leaves the others alone
-            log.exception("engine.crashed run_id=%s engine=%s", self.run_id, self._engine.name)
+            log.exception("engine.crashed run_id=%s engine=%s", self.run_id, self._decider.engine.name)
             return await self._end(RunStatus.FAILED, StepError("internal", "The engine failed by an unexpected error"))
 
     async def _choose(self) -> Advance | None:
@@ -131,7 +133,7 @@ class Execution:
         if self.signals.pause or self.signals.give_back:
             return await self._let_go()
         finished = self._take_finished()
-        return await self._decided(self._engine.decide(self._state), finished)
+        return await self._decided(self._decider.decide(), finished)
 
     async def _decided(self, decision: Decision, finished: tuple[FinishStep, ...]) -> Advance | None:
         match decision:
@@ -195,16 +197,12 @@ class Execution:
 
     def _resting(self, finished: tuple[FinishStep, ...], logs: tuple[NewLog, ...]) -> Advance:
         """Nothing runs and nothing starts: a wait costs no lease and no process."""
-        waiting = self._steps.waiting()
-        timed = [self._steps.due_in(step) for step in waiting if step.waits_for in (None, "timer", "event")]
-        if timed:
-            return self._advance(finished, logs=logs, status=RunStatus.QUEUED, available_in=max(0.0, min(timed)))
-        if any(step.waits_for == "human" for step in waiting):
-            return self._advance(finished, logs=logs, status=RunStatus.AWAITING_INPUT)
-        if waiting:
-            return self._advance(finished, logs=logs, status=RunStatus.QUEUED)
-        error = StepError("engine_stuck", f"The engine {self._engine.name!r} neither started a step nor ended the run")
-        return self._advance(finished, logs=logs, status=RunStatus.FAILED, error=error)
+        rest = self._steps.rest()
+        if rest is not None:
+            status, available_in = rest
+            return self._advance(finished, logs=logs, status=status, available_in=available_in)
+        stuck = f"The engine {self._decider.engine.name!r} neither started a step nor ended the run"
+        return self._advance(finished, logs=logs, status=RunStatus.FAILED, error=StepError("engine_stuck", stuck))
 
     async def _fail(self, finished: tuple[FinishStep, ...], error: StepError, logs: tuple[NewLog, ...] = ()) -> Advance:
         finished += await self._rest_of_results()
@@ -238,11 +236,7 @@ class Execution:
         taken = self._steps.take()
         for step, finish in taken:
             if finish.status.ended:
-                ended = step.ended(finish.status, finish.output, finish.error)
-                result = StepResult(ended, finish.records.messages, finish.records.plans)
-                self._state = self._engine.apply(self._state, result)
-                self._snapshots.ended(1)
-                self._uncommitted.append(result)
+                self._decider.ended(step.ended(finish.status, finish.output, finish.error), finish.records)
         return tuple(finish for _, finish in taken)
 
     # -- committing ---------------------------------------------------------------------------------------------
@@ -296,9 +290,7 @@ class Execution:
             await self._reload()
             return None
         self._steps.committed()
-        for result in self._uncommitted:
-            self._results.remember(result)
-        self._uncommitted.clear()
+        self._decider.committed()
         self.revision = answer.revision
         self._status = answer.status or self._status
         self._host.unsent(self.run_id, some=answer.unsent)
@@ -316,7 +308,7 @@ class Execution:
     async def _commit_without(self, item: Advance) -> Advanced | None:
         """The database will never take this item: leave out its snapshot, else fail its steps, else the run."""
         if item.snapshot is not None:
-            self._snapshots.refuse()
+            self._decider.refuse_snapshots()
             return await self._commit(replace(item, snapshot=None))
         self._steps.committed()
         reason = StepError("unstorable", "The step's result cannot be stored")
@@ -358,7 +350,7 @@ class Execution:
             else:
                 step = start.recorded()
                 self._step_count += 1
-                self._state = self._engine.started(self._state, step)
+                self._decider.started(step)
             self._steps.start(step)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -384,45 +376,22 @@ class Execution:
                 return False
             view = whole
             self._open(view)
-        for step in view.open_steps:
-            self._state = self._engine.started(self._state, step)
-        self._snapshots.opened(view)
-        self._uncommitted.clear()
-        for result in (*view.kept.values(), *view.results):
-            self._results.remember(result)
         self._steps.adopt(view.open_steps, first=first)
         return True
 
     def _open(self, view: RunView) -> bool:
-        """Build the state; False when the engine cannot read the view's snapshot."""
+        """Take the view for the truth; False when the engine cannot read its snapshot."""
         self._run = view.run
         self._deadline = self._loop.time() + view.run.remaining_seconds
         self.revision = view.run.revision
         self._status = view.run.status
         self._step_count = view.run.step_count
-        if not self._snapshots.can_open(view):
-            return False
-        try:
-            self._state: object = self._engine.open(view)
-        except Exception:
-            if view.snapshot is None:
-                raise
-            log.exception("snapshot.unreadable run_id=%s version=%d", self.run_id, view.snapshot_version)
-            return False
-        return True
-
-    def _with_snapshot(self, item: Advance) -> Advance:
-        """The advance with the snapshot that is due. The state has taken in its results, and not yet its starts."""
-        if item.status is not None and item.status.ended:
-            return item
-        snapshot = self._snapshots.taken(self._state, step_count=self._step_count, open_steps=self._steps.numbers)
-        return item if snapshot is None else replace(item, snapshot=snapshot)
+        return self._decider.open(view)
 
     # -- performing ---------------------------------------------------------------------------------------------
 
     async def _perform(self, step: Step, meter: Meter) -> Outcome:
-        context = Context(self._run, step, meter, store=self._host.store, results=self._results, emit=self._emit)
-        return await perform(self._engine, self._state, step, context)
-
-    def _emit(self, step: Step, offset: int, text: str) -> None:
-        self._host.emit(Delta(self.run_id, self.lease_id, step.step_no, step.attempt, offset, text))
+        context = Context(
+            self._run, self.lease_id, step, meter, host=self._host, results=self._results, redactor=self._redactor
+        )
+        return await perform(self._decider.engine, self._decider.state, step, context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.runs.engine import CredentialVault
 from shared.runs.models import RunId
 from shared.runs.store import RunStore
 from shared.runs.transitions import Advance, Advanced, Delta
@@ -14,6 +15,7 @@ class Host(Protocol):
     """What an execution needs of the worker that holds it."""
 
     store: RunStore
+    vault: CredentialVault | None
     parallel_steps: int
     longest_step_seconds: float
     snapshot_steps: int

@@ -16,7 +16,7 @@ from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome
 from shared.runs.models import Step, StepError
 from shared.runs.performer import Meter, unknown_outcome
-from shared.runs.status import StepStatus
+from shared.runs.status import RunStatus, StepStatus
 from shared.runs.transitions import FinishStep
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,16 @@ class OpenSteps:
         if len(self._recorded) == len(self._tasks):
             return []
         return [step for step in self.waiting() if step.status is StepStatus.PENDING and self.due_in(step) <= 0]
+
+    def rest(self) -> tuple[RunStatus, float | None] | None:
+        """How a run is left whose steps all wait, and for how many seconds at most; None when no step is open."""
+        waiting = self.waiting()
+        timed = [self.due_in(step) for step in waiting if step.waits_for in (None, "timer", "event")]
+        if timed:
+            return RunStatus.QUEUED, max(0.0, min(timed))
+        if any(step.waits_for == "human" for step in waiting):
+            return RunStatus.AWAITING_INPUT, None
+        return (RunStatus.QUEUED, None) if waiting else None
 
     def adopt(self, recorded: tuple[Step, ...], *, first: bool) -> None:
         """Take what is recorded for the truth. `first`: right after the claim, when nothing is performed here yet."""

@@ -1,23 +1,36 @@
 """Performs one step: the only place where an engine's effects happen, so time limit and errors are settled here.
 
-Whatever `perform` does, an `Outcome` comes back, except when the step is cancelled on purpose.
+Whatever `perform` does, an `Outcome` comes back, except when the step is cancelled on purpose. What leaves
+a step goes through its run's redactor, which hears of every secret before the step does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
+from uuid import UUID
 
 from shared.crash_points import crash_point
-from shared.errors import AppError, DatabaseUnavailable, RetryLater, UpstreamTimeout
+from shared.errors import (
+    AppError,
+    CredentialMissing,
+    DatabaseUnavailable,
+    NotFound,
+    NoVault,
+    RetryLater,
+    UpstreamTimeout,
+)
+from shared.redaction import Redactor
 from shared.runs.backoff import patiently
 from shared.runs.bounds import recordable
-from shared.runs.engine import Done, Engine, Failed, Outcome
+from shared.runs.engine import Done, Engine, Failed, OpenCredential, Outcome
+from shared.runs.host import Host
 from shared.runs.models import Artifact, Run, Step, StepError, StepResult
 from shared.runs.results import Results
-from shared.runs.store import RunStore
+from shared.runs.transitions import Delta
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +54,22 @@ class Context:
     def __init__(
         self,
         run: Run,
+        lease_id: UUID,
         step: Step,
         meter: Meter,
         *,
-        store: RunStore,
+        host: Host,
         results: Results,
-        emit: Callable[[Step, int, str], None],
+        redactor: Redactor,
     ) -> None:
         self.meter = meter
+        self.redactor = redactor
         self._run = run
         self._step = step
-        self._store = store
+        self._lease_id = lease_id
+        self._host = host
         self._results = results
-        self._emit = emit
+        self._shown = redactor.stream()
         self._offset = 0
 
     @property
@@ -61,15 +77,49 @@ class Context:
         return self._run
 
     async def delta(self, text: str) -> None:
+        self._show(self._shown.feed(text))
+
+    def show_rest(self) -> None:
+        """Show the end of the text, which may have been held back."""
+        self._show(self._shown.flush())
+
+    def _show(self, text: str) -> None:
         if text:
-            self._emit(self._step, self._offset, text)
+            step = self._step
+            self._host.emit(Delta(self._run.id, self._lease_id, step.step_no, step.attempt, self._offset, text))
             self._offset += len(text)
+
+    @asynccontextmanager
+    async def open_credential(self, provider: str) -> AsyncGenerator[OpenCredential]:
+        vault = self._host.vault
+        if vault is None:
+            raise NoVault(f"This worker has no keys to open the credential for {provider!r} with")
+        step = self._step
+
+        async def opened() -> OpenCredential:
+            return await stack.enter_async_context(
+                vault.open(
+                    run_id=self._run.id,
+                    lease_id=self._lease_id,
+                    step_no=step.step_no,
+                    attempt=step.attempt,
+                    provider=provider,
+                )
+            )
+
+        async with AsyncExitStack() as stack:
+            try:
+                credential = await patiently(opened)
+            except NotFound as error:
+                raise CredentialMissing(error.message, details=error.details, hint=error.hint) from error
+            self.redactor.know(*credential.secrets)
+            yield credential
 
     def spent(self, micro_credits: int) -> None:
         self.meter.read(micro_credits)
 
     async def artifacts(self, names: tuple[str, ...]) -> Mapping[str, Artifact]:
-        return await patiently(lambda: self._store.artifacts(self._run.id, names)) if names else {}
+        return await patiently(lambda: self._host.store.artifacts(self._run.id, names)) if names else {}
 
     async def results(self, step_nos: tuple[int, ...]) -> Mapping[int, StepResult]:
         return await patiently(lambda: self._results.load(step_nos))
@@ -84,9 +134,12 @@ async def perform(engine: Engine[Any], state: object, step: Step, context: Conte
     crash_point("before_perform")
     try:
         async with asyncio.timeout(step.timeout_seconds):
-            outcome = await engine.perform(state, step, context)
+            try:
+                outcome = await engine.perform(state, step, context)
+            finally:
+                context.show_rest()
         crash_point("after_perform")
-        return recordable(_within_bound(outcome, step), step)
+        return recordable(_within_bound(outcome, step), step, context.redactor)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -107,7 +160,7 @@ def _failed(error: BaseException, step: Step, context: Context) -> Outcome:
         case AppError():
             failure = StepError(error.code, error.message, retryable=error.retryable)
             pause = error.retry_after_seconds if isinstance(error, RetryLater) else None
-            return recordable(Failed(failure, credits=used, retry_after_seconds=pause), step)
+            return recordable(Failed(failure, credits=used, retry_after_seconds=pause), step, context.redactor)
         case _:
             log.error(
                 "step.crashed run_id=%s step_no=%d kind=%s", context.run.id, step.step_no, step.kind, exc_info=error

@@ -21,7 +21,7 @@ from shared.errors import AppError, DatabaseUnavailable, Forbidden, Unauthentica
 from shared.runs.advancer import Advancer
 from shared.runs.backoff import backoff_seconds
 from shared.runs.deltas import Deltas
-from shared.runs.engine import Engine
+from shared.runs.engine import CredentialVault, Engine
 from shared.runs.execution import Execution
 from shared.runs.models import RunId
 from shared.runs.snapshots import SNAPSHOT_STEPS
@@ -73,8 +73,11 @@ class Worker:
         *,
         options: WorkerOptions | None = None,
         wake: Wake | None = None,
+        vault: CredentialVault | None = None,
     ) -> None:
+        """Without a `vault`, a step that opens a credential fails; all others are performed as ever."""
         self.store = store
+        self.vault = vault
         self.options = options or WorkerOptions()
         self.parallel_steps = self.options.parallel_steps
         self.longest_step_seconds = self.options.longest_step_seconds
