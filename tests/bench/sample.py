@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import latency, memory, storage
+from bench import latency, memory, storage, vault
 from bench.results import Results
 from bench.spread import Spread, spread
 from bench.throughput import Row, with_times
@@ -120,6 +120,15 @@ SAMPLE: Results = {
                 }
                 for steps in (10, 100, 10_000)
             ],
+        },
+        "vault": {
+            "machine": MACHINE,
+            "rows": [
+                {"title": title, "opened": of(budget / 2), "call": of(budget / 4)}
+                for title, budget in vault.OPEN_MS.items()
+            ],
+            "credentials": 10_000,
+            "rewrapped": 5000.0,
         },
     },
 }

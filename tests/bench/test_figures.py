@@ -15,7 +15,7 @@ import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
 
-from bench import claim, distance, growth, latency, memory, plot, storage
+from bench import claim, distance, growth, latency, memory, plot, storage, vault
 from bench.__main__ import main
 from bench.far import far
 from bench.full_queue import PLACES, assert_places, fill, queue_more
@@ -62,7 +62,9 @@ def test_a_limit_that_was_not_measured_is_not_kept() -> None:
     ]
 
 
-MODULES = {one.__name__.removeprefix("bench."): one for one in (latency, claim, storage, distance, memory, growth)}
+MODULES = {
+    one.__name__.removeprefix("bench."): one for one in (latency, claim, storage, distance, memory, growth, vault)
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -155,6 +157,13 @@ def test_steps_that_get_slower_as_a_run_grows_are_a_missed_budget() -> None:
     ]
 
 
+def test_a_slow_opening_is_a_missed_budget() -> None:
+    figures = changed("vault")
+    figures["rows"][0]["opened"]["p50"] = 1.5
+
+    assert vault.missed(figures) == ["opening a credential with keys in memory, p50: at most 1 ms, found 1.5"]
+
+
 async def test_a_queue_that_is_filled_at_once_is_as_if_its_runs_were_started_one_by_one(
     database_url: str, clone_database: Any
 ) -> None:
@@ -228,6 +237,17 @@ async def test_a_claim_in_the_middle_reads_what_the_snapshot_does_not_have(datab
 
     assert found["claim_bytes"] < found["whole_bytes"] / 2
     assert found["decisions"] == pytest.approx(1, abs=0.1)
+
+
+async def test_every_opening_is_timed_and_every_credential_rewrapped(database_url: str, clone_database: Any) -> None:
+    rows = await vault._rows(database_url, openings=2)
+
+    assert [(row["title"], row["opened"]["count"], row["call"]["count"]) for row in rows] == [
+        (vault.LOCAL, 2, 2),
+        (vault.SERVICE, 2, 2),
+        (vault.REMEMBERED, 2, 2),
+    ]
+    assert await vault._rewrapped(clone_database(), 3) > 0
 
 
 async def test_every_start_line_and_request_is_timed(database_url: str, clone_database: Any) -> None:
