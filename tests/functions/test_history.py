@@ -281,3 +281,13 @@ async def test_a_forged_cursor_is_refused(ada: Someone, position: list[str | int
     response = await ada.visitor.get("agent-status", cursor=forged)
 
     assert (response.status_code, response.json()["message"]) == (400, FOREIGN)
+
+
+@pytest.mark.parametrize(
+    "text", ["\\", "\\u0041", "\x01\x7f", "(" * 200, "'; drop table", '" flag "x', "\U0001f642", "$.a", "?"]
+)
+async def test_any_text_can_be_looked_for_and_is_found_as_it_stands(stack: Stack, ada: Someone, text: str):
+    run_id = await ended_run(stack.database_url, ada.user_id, input={"prompt": f"before {text} after"})
+    await ended_run(stack.database_url, ada.user_id, input={"prompt": "before A after"})
+
+    assert await ids(ada.visitor, text=text) == [run_id]
