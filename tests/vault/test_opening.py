@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.errors import LeaseLost, NotFound, VaultSealed
+from shared.rest_database import RestDatabase
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.store import RunStore
 from shared.runs.transitions import Advance, FinishStep
@@ -17,6 +18,7 @@ from shared.vault.opening import Vault
 from shared.vault.ring import KeyRing
 from tests.support.canaries import canary
 from tests.support.runs import Person, connect, join, new_person
+from tests.support.stack import Stack
 from tests.vault.people import HeldStep, add_credential, held_step, ring, sealed
 
 
@@ -48,6 +50,20 @@ async def test_a_step_gets_what_was_entered_and_where_it_may_go(
         assert key not in repr(credential)
 
     assert dict(credential.fields) == {}
+
+
+async def test_a_worker_without_a_direct_connection_opens_over_postgrest(
+    stack: Stack, store: RunStore, person: Person, keys: KeyRing
+):
+    key = canary()
+    step = await held_step(store, person, {"openai": await add_credential(person, keys, api_key=key)})
+    database = RestDatabase(f"{stack.url}/rest/v1", apikey=stack.service_key)
+
+    async with Vault(database, keys).open(**step.towards()) as credential:
+        assert credential.fields["api_key"].reveal() == key
+    with pytest.raises(LeaseLost):
+        async with Vault(database, keys).open(**{**step.towards(), "attempt": 2}):
+            pass
 
 
 async def test_a_flowise_key_goes_to_its_own_server_only(vault: Vault, store: RunStore, person: Person, keys: KeyRing):
