@@ -20,6 +20,7 @@ ENCODINGS: Final = "gzip, deflate"
 _PIECE: Final = 65_536  # bytes unpacked at a time
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
+_HEADER: Final = 2  # bytes
 
 
 class Closable(Protocol):
@@ -80,15 +81,20 @@ class Packed:
     def __init__(self, *, deflate: bool) -> None:
         self._deflate = deflate
         self._inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+        self._head = b""  # what came before there was enough to tell one from the other
         self._began = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        if not self._began:
+            data = self._head = self._head + data
+            if len(data) < _HEADER:
+                return
+            self._begin()
         more = bool(data)
         while more:
             if self._inflater.eof:
                 self._inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
             piece = self._inflate(data)
-            self._began = True
             data = self._inflater.unconsumed_tail or self._inflater.unused_data
             # A full piece may leave output behind although all of the input is taken.
             more = bool(data) or (len(piece) == _PIECE and not self._inflater.eof)
@@ -96,17 +102,25 @@ class Packed:
                 yield piece
 
     def end(self) -> None:
-        if self._began and not self._inflater.eof:
+        if self._head and not self._inflater.eof:
             raise ConnectionBroke("The packed answer ended too early")
+
+    def _begin(self) -> None:
+        self._began = True
+        if self._deflate and not _has_header(self._head):
+            self._inflater = zlib.decompressobj(_RAW)
 
     def _inflate(self, data: bytes) -> bytes:
         try:
             return self._inflater.decompress(data, _PIECE)
         except zlib.error as exc:
-            if self._began or not self._deflate:
-                raise AnswerRefused("The answer cannot be unpacked") from exc
-        self._inflater, self._deflate = zlib.decompressobj(_RAW), False
-        return self._inflate(data)
+            raise AnswerRefused("The answer cannot be unpacked") from exc
+
+
+def _has_header(head: bytes) -> bool:
+    """Whether this begins as zlib (RFC 1950: method 8, and a multiple of 31) or gzip does."""
+    first, second = head[:_HEADER]
+    return (first & 0x0F == 8 and (first << 8 | second) % 31 == 0) or (first, second) == (0x1F, 0x8B)
 
 
 def unpacker(encoding: str) -> Unpacker:

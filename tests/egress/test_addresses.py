@@ -9,8 +9,9 @@ import pytest
 
 from shared.egress import EgressPolicy, check_url, egress_client
 from shared.egress.network import system_resolver
+from shared.egress.policy import Origin
 from shared.errors import AddressBlocked, AppError, InvalidInput
-from tests.egress.outside import NOWHERE, Names
+from tests.egress.outside import NOWHERE, Names, answer, listening
 
 PUBLIC = "93.184.215.14"
 INSIDE = Names(
@@ -185,6 +186,27 @@ async def test_no_more_than_four_addresses_of_a_name_are_tried(connects: list[st
             await client.get("https://many.example/")
 
     assert len(connects) == 4
+
+
+async def test_a_connection_that_something_leads_elsewhere_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    dial = httpcore.AnyIOBackend.connect_tcp
+
+    async with listening(answer(b"secret")) as inside:
+
+        async def lead_inside(self: httpcore.AnyIOBackend, *_: object) -> httpcore.AsyncNetworkStream:
+            return await dial(self, "127.0.0.1", inside.port)
+
+        monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", lead_inside)
+        names = Names({"public.example": [PUBLIC]})
+        async with egress_client(surroundings=NOWHERE, resolver=names) as client:
+            with pytest.raises(AddressBlocked):
+                await client.get("http://public.example/")
+    assert inside.requests == []
+
+
+@pytest.mark.parametrize("port", [22, 25, 5432, 6379, 11211, 0, 65536])
+def test_a_policy_cannot_open_a_port_of_another_kind_of_service(port: int) -> None:
+    assert not EgressPolicy(ports=frozenset({port})).permits(Origin("http", "public.example", port))
 
 
 async def test_the_refusal_tells_nothing_of_the_inside(connects: list[str]) -> None:

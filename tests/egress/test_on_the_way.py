@@ -19,6 +19,7 @@ from shared.egress import (
     Unreachable,
     egress_client,
 )
+from shared.egress.body import unpacker
 from shared.errors import InvalidInput, UpstreamTimeout
 from tests.egress.outside import LOOPBACK, Names, answer, listening
 
@@ -160,6 +161,19 @@ async def test_packed_answers_are_unpacked(encoding: str, body: bytes) -> None:
     name = {"raw": "deflate", "members": "gzip"}.get(encoding, encoding)
     async with listening(answer(packed[encoding], content_encoding=name)) as there, client_for(there.origin) as client:
         assert (await client.get(there.origin)).content == body
+
+
+@pytest.mark.parametrize("wbits", [31, 15, -15], ids=["gzip", "zlib", "raw"])
+def test_whatever_its_size_and_however_it_is_cut_a_packed_body_comes_out_whole(wbits: int) -> None:
+    for size in (*range(65_520, 65_560), *range(65_780, 65_800), 131_072):
+        body = bytes(size)
+        packer = zlib.compressobj(wbits=wbits)
+        packed = packer.compress(body) + packer.flush()
+        for cut in (1, len(packed) // 2, len(packed)):
+            unpack = unpacker("deflate")
+            found = b"".join(b"".join(unpack.feed(part)) for part in (packed[:cut], packed[cut:]))
+            unpack.end()
+            assert found == body
 
 
 async def test_a_bomb_is_defused_before_it_is_unpacked() -> None:
