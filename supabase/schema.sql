@@ -1583,6 +1583,10 @@ begin
   perform private.require_scope('runs:read');
   run_ids := '{}';
   if private.my_role(p_account_id) is null then
+    -- A stranger's history is empty; but it must not end in the middle as if that were its end.
+    if p_behind_id is not null then
+      raise exception 'You may not read the runs of account %', p_account_id using errcode = 'RUN06';
+    end if;
     return;
   end if;
   if char_length(p_text) not between 1 and 200 then
@@ -2853,8 +2857,11 @@ CREATE FUNCTION private.refuse_frozen_version() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
+declare
+  -- Generated columns are not computed yet here; what this one is made of is compared.
+  v_apart constant text[] := array['pinned_at', 'published_at', 'managed_types'];
 begin
-  if to_jsonb(new) - array['pinned_at', 'published_at'] <> to_jsonb(old) - array['pinned_at', 'published_at']
+  if to_jsonb(new) - v_apart <> to_jsonb(old) - v_apart
       or (old.published_at is not null and new.published_at is distinct from old.published_at)
       or (old.pinned_at is not null and new.pinned_at is distinct from old.pinned_at) then
     raise exception 'Version % of agent % is published or has runs, and cannot change', old.number, old.agent_id

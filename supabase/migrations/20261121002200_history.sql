@@ -53,6 +53,10 @@ begin
   perform private.require_scope('runs:read');
   run_ids := '{}';
   if private.my_role(p_account_id) is null then
+    -- A stranger's history is empty; but it must not end in the middle as if that were its end.
+    if p_behind_id is not null then
+      raise exception 'You may not read the runs of account %', p_account_id using errcode = 'RUN06';
+    end if;
     return;
   end if;
   if char_length(p_text) not between 1 and 200 then

@@ -238,7 +238,9 @@ async def test_other_peoples_runs_never_appear(stack: Stack, ada: Someone, bob: 
     assert await page(bob.visitor, **query) == {"runs": [], "next_cursor": None}
 
 
-async def test_who_left_an_organisation_reads_its_history_no_more(stack: Stack, ada: Someone, bob: Someone):
+async def test_who_left_an_organisation_reads_no_more_and_is_not_told_that_this_was_all(
+    stack: Stack, ada: Someone, bob: Someone
+):
     await ended_run(stack.database_url, ada.user_id)
     await ended_run(stack.database_url, ada.user_id)
     await member(stack.database_url, bob.user_id, ada.user_id, "member")
@@ -246,9 +248,10 @@ async def test_who_left_an_organisation_reads_its_history_no_more(stack: Stack, 
     async with connect(stack.database_url) as connection:
         await connection.execute("delete from public.account_members where user_id <> account_id")
 
-    rest = await page(bob.visitor, account_id=ada.user_id, limit=1, cursor=first["next_cursor"])
+    rest = await bob.visitor.get("agent-status", account_id=ada.user_id, limit=1, cursor=first["next_cursor"])
 
-    assert rest == {"runs": [], "next_cursor": None}
+    assert (rest.status_code, rest.json()["code"]) == (403, "forbidden")
+    assert await page(bob.visitor, account_id=ada.user_id) == {"runs": [], "next_cursor": None}
 
 
 async def test_a_seller_does_not_see_who_ran_his_agent(stack: Stack, ada: Someone, bob: Someone):
