@@ -817,8 +817,8 @@ begin
     return '{"known": true}';
   end if;
   v_prepared := private.prepare(p_request, v_run);
-  return jsonb_build_object('known', false, 'version_id', v_prepared.version.id,
-    'input_schema', v_prepared.version.input_schema, 'problems', v_prepared.problems);
+  return jsonb_build_object('known', false, 'version_id', (v_prepared.version).id,
+    'input_schema', (v_prepared.version).input_schema, 'problems', v_prepared.problems);
 end $$;
 
 CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[]) RETURNS jsonb
@@ -1167,6 +1167,10 @@ begin
   if (select count(*) from public.credentials where account_id = v_account_id and deleted_at is null) >= 200 then
     raise exception 'An account may have at most 200 credentials'
       using errcode = 'RUN09', hint = 'Delete one that is not used any more.';
+  end if;
+  if (select count(*) from public.credentials
+      where account_id = v_account_id and created_at > private.clock() - interval '1 day') >= 500 then
+    raise exception 'An account may add at most 500 credentials a day' using errcode = 'RUN09';
   end if;
   insert into public.credentials (id, account_id, user_id, provider, name, sealed, ticket_hash, fingerprint, key_version,
       last_four, last_tested_at, last_test)
@@ -3450,7 +3454,7 @@ CREATE FUNCTION private.sealed_secret(p_secret jsonb) RETURNS public.credentials
     SET search_path TO ''
     AS $_$
 declare
-  v_new public.credentials := jsonb_populate_record(null::public.credentials, '{}');
+  v_new public.credentials;
   v_test jsonb := nullif(p_secret -> 'test', 'null');
 begin
   v_new.sealed := p_secret ->> 'sealed';
@@ -4914,6 +4918,8 @@ CREATE INDEX credential_access_log_account ON public.credential_access_log USING
 CREATE INDEX credential_access_log_credential ON public.credential_access_log USING btree (credential_id, id DESC);
 
 CREATE INDEX credential_access_log_run ON public.credential_access_log USING btree (run_id) WHERE (run_id IS NOT NULL);
+
+CREATE INDEX credentials_added ON public.credentials USING btree (account_id, created_at);
 
 CREATE INDEX credentials_key_version ON public.credentials USING btree (key_version, id) WHERE (deleted_at IS NULL);
 

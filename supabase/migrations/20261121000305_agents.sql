@@ -79,8 +79,11 @@ create index agent_access_account_id on public.agent_access (account_id);
 -- Only what was never published nor pinned may change; of the rest, the two dates may be set once.
 create function private.refuse_frozen_version()
   returns trigger language plpgsql set search_path = '' as $$
+declare
+  -- Generated columns are not computed yet here; what this one is made of is compared.
+  v_apart constant text[] := array['pinned_at', 'published_at', 'managed_types'];
 begin
-  if to_jsonb(new) - array['pinned_at', 'published_at'] <> to_jsonb(old) - array['pinned_at', 'published_at']
+  if to_jsonb(new) - v_apart <> to_jsonb(old) - v_apart
       or (old.published_at is not null and new.published_at is distinct from old.published_at)
       or (old.pinned_at is not null and new.pinned_at is distinct from old.pinned_at) then
     raise exception 'Version % of agent % is published or has runs, and cannot change', old.number, old.agent_id

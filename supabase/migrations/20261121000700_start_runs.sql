@@ -322,8 +322,8 @@ begin
     return '{"known": true}';
   end if;
   v_prepared := private.prepare(p_request, v_run);
-  return jsonb_build_object('known', false, 'version_id', v_prepared.version.id,
-    'input_schema', v_prepared.version.input_schema, 'problems', v_prepared.problems);
+  return jsonb_build_object('known', false, 'version_id', (v_prepared.version).id,
+    'input_schema', (v_prepared.version).input_schema, 'problems', v_prepared.problems);
 end $$;
 grant execute on function private.check_run(jsonb, text) to authenticated;
 
