@@ -6,6 +6,7 @@ It needs the same ENCRYPTION_KEYS (or RUNBASE_KMS_KEY_ID) as functions and worke
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
 from typing import cast
@@ -27,6 +28,9 @@ _GIVEN = ("ENCRYPTION_KEYS", "ENCRYPTION_KEY", "RUNBASE_KMS_KEY_ID")
 @click.group()
 def vault() -> None:
     """Rotate the keys that credentials are sealed under."""
+    logging.getLogger("psycopg.pool").setLevel(
+        logging.CRITICAL
+    )  # each try to connect; the command's error says it once
 
 
 @vault.command()

@@ -123,10 +123,10 @@ async def _opened(keys: KeyProvider, answer: JsonObject) -> AsyncGenerator[OpenC
     try:
         blob = _decoded(cast("str", answer["sealed"]))
         plain = await open_sealed(keys, blob, binding, floor=cast("int", answer["min_key_version"]))
+        entered = from_sealed(provider, plain)
     except VaultSealed:
         _log.error("vault.sealed", credential_id=str(credential_id), provider=provider)
         raise
-    entered = from_sealed(provider, plain)
     fields = entered.to_fields()
     secrets = tuple(map(Secret, entered.secrets()))
     hosts = entered.allowed_hosts()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.egress.policy import bracketed, origin_of
 from shared.errors import InvalidInput
 from shared.vault.fields import Dsn, Headers, Key, Name, Url
+from shared.vault.refusal import sealed
 from shared.vault.secret import Secret
 
 Format = Literal["key", "text", "url", "headers", "dsn"]
@@ -200,9 +201,12 @@ def from_sealed(provider: str, plain: bytes) -> Credential:
     """Read back what `to_sealed` made. What was once taken is taken for good, so it is not checked anew.
 
     Raises:
-        KeyError: the provider is gone.
+        VaultSealed: this deployment does not know the provider (any more).
     """
-    return PROVIDERS[provider].model_construct(**cast("dict[str, Any]", orjson.loads(plain)))
+    kind = PROVIDERS.get(provider)
+    if kind is None:
+        raise sealed()
+    return kind.model_construct(**cast("dict[str, Any]", orjson.loads(plain)))
 
 
 def to_form(provider: str) -> Form:

@@ -46,6 +46,7 @@ comment on column public.credentials.last_used_at is 'When a step last opened it
 comment on column public.credentials.last_test is '{"valid", "outcome", "message"} of its last test.';
 create index credentials_of_account on public.credentials (account_id, provider, created_at desc, id)
   where deleted_at is null;
+create index credentials_added on public.credentials (account_id, created_at);
 create index credentials_user_id on public.credentials (user_id);
 create index credentials_key_version on public.credentials (key_version, id) where deleted_at is null;
 
@@ -138,7 +139,7 @@ end $$;
 create function private.sealed_secret(p_secret jsonb)
   returns public.credentials language plpgsql security definer set search_path = '' as $$
 declare
-  v_new public.credentials := jsonb_populate_record(null::public.credentials, '{}');
+  v_new public.credentials;
   v_test jsonb := nullif(p_secret -> 'test', 'null');
 begin
   v_new.sealed := p_secret ->> 'sealed';
@@ -223,6 +224,10 @@ begin
     raise exception 'An account may have at most 200 credentials'
       using errcode = 'RUN09', hint = 'Delete one that is not used any more.';
   end if;
+  if (select count(*) from public.credentials
+      where account_id = v_account_id and created_at > private.clock() - interval '1 day') >= 500 then
+    raise exception 'An account may add at most 500 credentials a day' using errcode = 'RUN09';
+  end if;
   insert into public.credentials (id, account_id, user_id, provider, name, sealed, ticket_hash, fingerprint, key_version,
       last_four, last_tested_at, last_test)
     values (v_id, v_account_id, v_user_id, p_credential ->> 'provider', p_credential ->> 'name', v_new.sealed,
@@ -283,7 +288,8 @@ end $$;
 grant execute on function private.delete_credential(uuid) to authenticated;
 
 -- Adds a credential that a function sealed: {id, account_id, provider, name, sealed, ticket_hash, fingerprint, key_version,
--- last_four?, test?}. Returns what is told of it, and `created`: false when the idempotency key is known. RUN09 from 200 on.
+-- last_four?, test?}. Returns what is told of it, and `created`: false when the idempotency key is known. Raises RUN09 where
+-- there are 200, or 500 were added within a day.
 create function public.create_credential(p_credential jsonb, p_idempotency_key text default null)
   returns jsonb language sql security invoker set search_path = ''
   begin atomic select private.create_credential(p_credential, p_idempotency_key); end;

@@ -251,6 +251,19 @@ async def test_a_blob_that_is_no_base64_is_the_same_refusal(
     assert refusal.value.message == "The credential cannot be opened"
 
 
+async def test_a_provider_that_this_worker_does_not_know_is_the_same_refusal(
+    vault: Vault, store: RunStore, person: Person, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
+):
+    """As while a newer version of the functions is being deployed."""
+    step = await held_step(store, person, {"openai": await add_credential(person, keys)})
+    monkeypatch.setattr("shared.vault.providers.PROVIDERS", {})
+
+    with pytest.raises(VaultSealed) as refusal:
+        async with vault.open(**step.towards()):
+            pass
+    assert refusal.value.message == "The credential cannot be opened"
+
+
 async def test_a_key_that_is_not_there_any_more_opens_nothing(
     database, store: RunStore, person: Person, keys: KeyRing, database_url: str
 ):

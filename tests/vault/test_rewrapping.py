@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from local.development import VAULT
 from shared.direct_database import DirectDatabase
 from shared.errors import VaultSealed
 from shared.runs.store import RunStore
@@ -230,6 +231,26 @@ async def test_the_command_fails_while_something_is_under_a_key_that_is_gone(
     assert "1 cannot be opened" in moved.stderr
     assert "none was retired" in moved.stderr
     assert [seen.returncode, moved.returncode] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "url"),
+    [
+        ("not json", "postgresql://postgres:postgres@127.0.0.1:1/postgres"),
+        (VAULT["ENCRYPTION_KEYS"], "postgresql://postgres:postgres@db.example.com/postgres"),
+    ],
+)
+def test_the_command_refuses_wrong_keys_before_it_begins(keys: str, url: str):
+    ended = runbase("vault", "status", "--db-url", url, ENCRYPTION_KEYS=keys)
+
+    assert ended.returncode == 2
+    assert "ENCRYPTION_KEYS" in ended.stderr
+
+
+def test_the_command_without_a_database_is_one_sentence():
+    ended = runbase("vault", "status", "--db-url", "postgresql://postgres:postgres@127.0.0.1:1/postgres")
+
+    assert (ended.returncode, ended.stderr) == (1, "Error: The database does not answer\n")
 
 
 async def test_a_rewrap_that_was_killed_goes_on_where_it_was(person: Person, database_url: str):

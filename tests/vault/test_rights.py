@@ -259,6 +259,18 @@ async def test_an_account_has_at_most_two_hundred_also_when_all_come_at_once(
     assert len(await person.query(SEEN)) == 200
 
 
+async def test_adding_and_deleting_without_end_has_an_end(person: Person, keys: KeyRing, database_url: str):
+    await add_credential(person, keys)
+    async with connect(database_url) as connection:
+        await connection.execute(
+            "insert into public.credentials (id, account_id, provider, name, key_version, deleted_at)"
+            " select gen_random_uuid(), account_id, provider, name, 1, now()"
+            " from public.credentials, generate_series(1, 499)"
+        )
+
+    assert await refused(add_credential(person, keys)) == "RUN09"
+
+
 async def test_deleting_makes_room_and_leaves_nothing_to_see(person: Person, keys: KeyRing):
     credential_id = await add_credential(person, keys)
 
