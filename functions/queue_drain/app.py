@@ -63,11 +63,13 @@ async def queue_drain(call: Call[Limits]) -> Answer:
     from shared.engines.registry import engines_from_env  # noqa: PLC0415
     from shared.runs.drain import drain  # noqa: PLC0415
     from shared.runs.worker import WorkerOptions  # noqa: PLC0415
+    from shared.vault.environment import vault_from_env  # noqa: PLC0415
 
     left = call.seconds_left()
     seconds = call.body.max_seconds if left is None else max(1.0, min(call.body.max_seconds, left - MARGIN_SECONDS))
     options = WorkerOptions(concurrency=call.body.limit, longest_step_seconds=LONGEST_STEP_SECONDS)
-    tally = await drain(call.database, engines_from_env(os.environ), seconds=seconds, options=options)
+    engines, vault = engines_from_env(os.environ), vault_from_env(call.database)
+    tally = await drain(call.database, engines, seconds=seconds, options=options, vault=vault)
     return 200, Tally.model_validate(tally.to_json())
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from urllib.parse import urlsplit
 
 import click
 import psycopg
@@ -19,7 +20,10 @@ from shared.llm.registry import model_from_env
 from shared.runs.store import RunStore
 from shared.runs.wake import ListenWake
 from shared.runs.worker import Worker, WorkerOptions
+from shared.settings import SettingsError
 from shared.tools.sandbox import SandboxUnavailable, warm
+from shared.vault.environment import vault_from_env
+from shared.vault.opening import Vault
 
 _log = logging.getLogger("runbase.worker")
 _CONNECT_SECONDS = 10
@@ -35,6 +39,7 @@ def worker(db_url: str, concurrency: int, log_format: logs.Format, *, until_stdi
 
     On the way out it commits what its steps have done and gives its runs back, for any other worker to go on at once.
     The model is chosen by RUNBASE_LLM or ANTHROPIC_API_KEY (docs/models.md); without either, agents play a recording.
+    People's credentials are opened with ENCRYPTION_KEYS or RUNBASE_KMS_KEY_ID; without, steps that need one fail.
     """
     logs.configure(form=log_format)
     asyncio.run(_work(db_url, concurrency, until_stdin_closes=until_stdin_closes))
@@ -51,12 +56,15 @@ async def _work(db_url: str, concurrency: int, *, until_stdin_closes: bool) -> N
                 engines_from_env(os.environ),
                 options=WorkerOptions(concurrency=concurrency),
                 wake=ListenWake(db_url),
+                vault=_vault(database, db_url),
             )
             warming = asyncio.create_task(_warm())
             ending = asyncio.create_task(_stop_when(stop, worker))
             _log.info("worker.started owner=%s concurrency=%d", worker.options.owner, concurrency)
             if model_from_env(os.environ) is None:
                 _log.warning("worker.no_model agents play a recording; set ANTHROPIC_API_KEY or RUNBASE_LLM")
+            if worker.vault is None:
+                _log.warning("worker.no_vault steps that need a person's credential fail; set ENCRYPTION_KEYS")
             try:
                 await worker.run()
             finally:
@@ -64,6 +72,16 @@ async def _work(db_url: str, concurrency: int, *, until_stdin_closes: bool) -> N
                 await asyncio.gather(warming, ending, return_exceptions=True)
             left = " ".join(f"{status}={count}" for status, count in sorted(worker.left.items()))
             _log.info("worker.stopped claimed=%d %s", worker.claimed, left)
+
+
+def _vault(database: DirectDatabase, db_url: str) -> Vault | None:
+    # The local stack's key opens nothing but beside a database on this machine, whatever SUPABASE_URL leaves unsaid.
+    host = urlsplit(db_url).hostname or ""
+    url = f"http://[{host}]" if ":" in host else f"http://{host}"
+    try:
+        return vault_from_env(database, {"SUPABASE_URL": url, **os.environ})
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
 
 
 async def _refuse_unready(db_url: str) -> None:
