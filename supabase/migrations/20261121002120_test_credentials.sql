@@ -68,7 +68,7 @@ begin
       or octet_length(p_result::text) > 16384 then
     raise exception 'p_fingerprint and p_result must be what a function made' using errcode = 'RUN07';
   end if;
-  -- A few of anybody's that are over, and all but the newest of one's own: a table of minutes stays small.
+  -- Each result that is added takes away old ones, so the table holds little more than the last minute's.
   delete from private.test_results t where t.ctid = any (array(
     select o.ctid from private.test_results o where o.created_at < private.clock() - interval '1 minute'
     order by o.created_at limit 50 for update skip locked));

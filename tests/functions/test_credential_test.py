@@ -121,6 +121,24 @@ async def test_the_same_key_is_asked_for_once_a_minute(
     assert [path for path, _ in providers.asked] == ["/anthropic/v1/models"] * 2
 
 
+async def test_after_a_minute_the_provider_is_asked_again(
+    stack: Stack, owner: Visitor, providers: ProviderServer
+) -> None:
+    await judged(owner, provider="gemini", api_key=providers["good"])
+    async with connect(stack.database_url) as connection:
+        await connection.execute("update private.clock_shift set shift = '61 s'")
+    answer = await judged(owner, provider="gemini", api_key=providers["good"])
+
+    assert (answer["valid"], answer["cached"]) == (True, False)
+    assert len(providers.asked) == 2
+
+
+async def test_another_key_of_the_same_provider_is_another_question(owner: Visitor, providers: ProviderServer) -> None:
+    assert (await judged(owner, provider="openai", api_key=providers["good"]))["valid"] is True
+    assert (await judged(owner, provider="openai", api_key=providers["deactivated"]))["valid"] is False
+    assert (await judged(owner, provider="deepseek", api_key=providers["good"]))["cached"] is False
+
+
 async def test_what_failed_on_the_way_is_tried_anew(owner: Visitor, providers: ProviderServer) -> None:
     answers = [await judged(owner, provider="gemini", api_key=providers["down"]) for _ in range(2)]
 
@@ -160,6 +178,23 @@ async def test_a_strangers_credential_does_not_exist(
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
     assert providers.asked == []
     assert (await person.client.from_("credential_access_log").select("id").execute()).data == []
+
+
+@pytest.mark.parametrize(("role", "status"), [("viewer", 404), ("member", 403), ("admin", 200), ("owner", 200)])
+async def test_who_may_change_a_credential_may_test_it(
+    stack: Stack, visitor, person: Person, providers: ProviderServer, role: str, status: int
+) -> None:
+    credential_id = await stored(person, "openai", api_key=providers["good"])
+    guest = await stack.sign_up()
+    async with connect(stack.database_url) as connection:
+        await connection.execute(
+            "insert into public.account_members (account_id, user_id, role) values (%s, %s, %s)",
+            [person.user_id, guest.user_id, role],
+        )
+    response = await visitor(guest.access_token).post("credential-test", {"credential_id": credential_id})
+
+    assert response.status_code == status, response.text
+    assert len(providers.asked) == (1 if status == 200 else 0)
 
 
 async def test_a_user_may_make_twenty_tests_a_minute(
