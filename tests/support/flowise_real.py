@@ -115,6 +115,7 @@ class _Real:
         inputs = {
             "llmModel": "chatOpenAI",
             "llmModelConfig": settings,
+            "llmMessages": [],
             "llmEnableMemory": False,
             "llmReturnResponseAs": "assistantMessage",
         }
@@ -130,8 +131,20 @@ class _Real:
     ) -> dict[str, Any]:
         definition = await self._get(f"/nodes/{name}")
         node_id = f"{name}_{number}"
-        defaults = {one["name"]: one.get("default", "") for one in definition.get("inputs", [])}
-        data = {**definition, "id": node_id, "inputs": {**defaults, **inputs}, "outputs": {}, "selected": False}
+        entered = [definition["credential"]] if "credential" in definition else []
+        entered += definition.get("inputs", [])
+        listed = [{**one, "id": f"{node_id}-input-{one['name']}-{one['type']}"} for one in entered]
+        # What is entered has a lower-case type; what is linked has the other node's class for its type.
+        data = {
+            **definition,
+            "id": node_id,
+            "inputParams": [one for one in listed if one["type"][0].islower()],
+            "inputAnchors": [one for one in listed if not one["type"][0].islower()],
+            "outputAnchors": [{"id": f"{node_id}-output", "name": name, "type": definition["baseClasses"][-1]}],
+            "inputs": {**{one["name"]: one.get("default", "") for one in entered}, **inputs},
+            "outputs": {},
+            "selected": False,
+        }
         return {"id": node_id, "type": kind, "position": {"x": 0, "y": 0}, "data": data}
 
     async def _flow(

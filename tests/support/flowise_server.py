@@ -291,15 +291,10 @@ class FlowiseServer:
         resumes = "humanInput" in body
         execution = None
         if flow.kind == "AGENTFLOW":
-            waiting = [
-                one
-                for one in self.executed
-                if (one["sessionId"], one["agentflowId"], one["state"]) == (session_id, flow.id, "STOPPED")
-            ]
+            session = [one for one in self.executed if (one["sessionId"], one["agentflowId"]) == (session_id, flow.id)]
+            waiting = [one for one in session if one["state"] == "STOPPED"]
             if resumes and not waiting:
-                return (
-                    f"Error: predictionsServices.buildChatflow - No previous execution found for session {session_id}"
-                )
+                return f"Error: predictionsServices.buildChatflow - {_no_resuming(session, session_id)}"
             execution = waiting[-1] if resumes else self._new_execution(flow, session_id)
             execution["state"] = "INPROGRESS"
         call = _model_call(flow, body)
@@ -576,6 +571,16 @@ def _model_call(flow: Flow, body: dict[str, Any]) -> ModelCall:
     if question is None:
         question = "undefined" if "form" not in body else json.dumps(body["form"])
     return ModelCall(flow.id, settings.get("openAIApiKey", STORED_KEY), question, settings, dict(variables))
+
+
+def _no_resuming(session: list[dict[str, Any]], session_id: str) -> str:
+    if not session:
+        return f"No previous execution found for session {session_id}"
+    last = session[-1]
+    return (
+        f"Cannot resume execution {last['id']} because it is in '{last['state']}' state. "
+        "Only executions in 'STOPPED' state (or 'ERROR' after 'STOPPED') can be resumed."
+    )
 
 
 def _text_of(talk: _Talk) -> str:

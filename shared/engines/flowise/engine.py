@@ -136,7 +136,7 @@ def _ask(state: FlowiseState, stop: HumanStop | None) -> Waiting:
     if stop is None:
         raise ValueError("the flow does not ask")
     said = (state.output or {}).get("text")
-    prompt = (said if isinstance(said, str) and said.strip() else stop.prompt)[:_PROMPT_CHARACTERS]
+    prompt = ((said.strip() if isinstance(said, str) else "") or stop.prompt)[:_PROMPT_CHARACTERS]
     line = NewLog("user_input_required", prompt, {"options": [stop.proceed, stop.reject], "feedback": stop.feedback})
     # With options an answer must be one of them; where the flow takes words too, any answer may come and is checked.
     options = () if stop.feedback else (stop.proceed, stop.reject)

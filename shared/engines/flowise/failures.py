@@ -86,6 +86,7 @@ class AnswerLost(Upstream):
 
 _CANCELLED = re.compile(r"(?i)AbortError|\bwas cancelled\b|\baborted\b")
 _NOT_FOUND = re.compile(r"(?i)not found in the database|Invalid Chatflow ID|Execution \S+ not found")
+_NOT_WAITING = re.compile(r"(?i)No previous execution found|Cannot resume execution")
 _FLOW_KEY = re.compile(r"(?i)buildChatflow - Unauthorized\s*$|^\s*Unauthorized\s*$")
 _MODEL_KEY = re.compile(
     r"(?i)\b401\b|\b(?:incorrect|invalid|wrong)[ _](?:x-)?api[ _-]?key|AuthenticationError|authentication[ _]error"
@@ -138,7 +139,7 @@ def _in_flow(message: str, excerpt: str | None) -> AppError:
             details=excerpt,
             hint="The agent's flowise credential must hold the key that the flow was given.",
         )
-    if "No previous execution found" in message:
+    if _NOT_WAITING.search(message):
         return FlowNotWaiting("The flow does not wait for an answer any more.", details=excerpt)
     if _CANCELLED.search(message):
         return FlowAborted("The flow was aborted at the server.", details=excerpt)

@@ -25,6 +25,7 @@ CASES = [
     (500, f"{BUILD}Error in LLM node: AbortError", "flow_aborted", False),
     (500, f"{BUILD}Flow execution was cancelled", "flow_aborted", False),
     (500, f"{BUILD}No previous execution found for session 7", "flow_not_waiting", False),
+    (500, f"{BUILD}Cannot resume execution 7 because it is in 'FINISHED' state. Only ...", "flow_not_waiting", False),
     (500, f"{BUILD}flowStateArray is not iterable", "flow_failed", False),
     (500, "", "flow_failed", False),
     (401, "Unauthorized Access", "flowise_key_refused", False),
