@@ -31,6 +31,7 @@ from shared.vault.ring import current_keys
 from shared.vault.sealing import sealed_secret
 
 MAX_LISTED = 200  # as many as an account may have
+MAX_MESSAGE_CHARS = 1000  # of a test, as the database takes it
 
 _COLUMNS = "id,account_id,user_id,provider,name,last_four,created_at,updated_at,last_used_at,last_tested_at,last_test"
 
@@ -162,7 +163,7 @@ async def credentials(call: Call[Request]) -> Answer:
             arguments: dict[str, Json] = {"p_credential_id": str(credential_id), "p_name": name}
             return 200, _shown(await call.database.call("rename_credential", arguments))
         case ReplaceCredential():
-            return 200, await _replace(call.database, call.body)
+            return 200, await _replace(call, call.body)
         case DeleteCredential(credential_id=credential_id):
             await call.database.call("delete_credential", {"p_credential_id": str(credential_id)})
             return 200, Deleted(id=credential_id, deleted=True)
@@ -185,7 +186,9 @@ async def _create(call: Call[Request], body: CreateCredential) -> Answer:
     return (201 if answer.created else 200), answer
 
 
-async def _replace(database: RestDatabase, body: ReplaceCredential) -> OneCredential:
+async def _replace(call: Call[Request], body: ReplaceCredential) -> OneCredential:
+    call.user.require_scope("credentials:read")  # what is sealed is bound to what stands in the row
+    database = call.database
     query = database.table("credentials").select("account_id,provider").eq("id", str(body.credential_id))
     rows = await database.rows(query)
     if not rows:
@@ -214,7 +217,7 @@ async def _tested(database: RestDatabase, provider: str, entered: providers.Cred
     result = await probe(provider, entered.to_fields())
     if not result.valid:
         raise _refusal(result)
-    return {"valid": True, "outcome": result.outcome, "message": result.message}
+    return {"valid": True, "outcome": result.outcome, "message": result.message[:MAX_MESSAGE_CHARS]}
 
 
 def _refusal(result: ProbeResult) -> InvalidInput | UpstreamBusy:

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from tests.functions.programs import Owner
 from tests.functions.visitor import Visitor
 from tests.support.canaries import canary, leaks_in
 from tests.support.provider_server import ProviderServer, provider_server
@@ -353,6 +354,44 @@ async def test_a_caller_without_a_token_is_refused(stack: Stack, visitor: Callab
     response = await visitor("nonsense").post("credentials", {"action": "list"})
 
     assert response.status_code == 401
+
+
+async def test_a_program_with_both_scopes_does_what_its_person_may(key_owner: Owner):
+    program = (await key_owner.make(["credentials:read", "credentials:write"])).visitor
+    credential = await add(program)
+    key = canary()
+
+    await act(program, "rename", credential_id=credential["id"], name="Program's")
+    await act(program, "replace", credential_id=credential["id"], fields={"api_key": key})
+
+    shown = await listed(program)
+    assert [(one["name"], one["last_four"]) for one in shown] == [("Program's", key[-4:])]
+    await act(program, "delete", credential_id=credential["id"])
+
+
+@pytest.mark.parametrize(
+    ("scope", "allowed"),
+    [("credentials:read", {"providers", "list"}), ("credentials:write", {"providers", "create", "rename", "delete"})],
+)
+async def test_a_program_without_a_scope_is_told_which(key_owner: Owner, scope: str, allowed: set[str]):
+    credential = await add(key_owner.visitor)
+    program = (await key_owner.make([scope])).visitor
+    mine = {"credential_id": credential["id"]}
+    bodies: dict[str, dict[str, Any]] = {
+        "providers": {},
+        "list": {},
+        "create": {"provider": "openai", "fields": {"api_key": canary()}},
+        "rename": {**mine, "name": "x"},
+        "replace": {**mine, "fields": {"api_key": canary()}},
+        "delete": mine,
+    }
+
+    answers = {action: await program.post("credentials", {"action": action, **body}) for action, body in bodies.items()}
+
+    assert {action for action, answer in answers.items() if answer.is_success} == allowed
+    refusals = [answer for action, answer in answers.items() if action not in allowed]
+    assert {answer.status_code for answer in refusals} == {403}
+    assert all("lacks the scope credentials:" in answer.json()["message"] for answer in refusals)
 
 
 async def test_a_function_without_keys_stores_nothing(owner: Visitor, monkeypatch: pytest.MonkeyPatch):
