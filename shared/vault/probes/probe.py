@@ -61,10 +61,11 @@ async def probe(
     ask = _PROBES.get(provider)
     if ask is None:
         return result("untestable", label)
-    found = await _asked(ask, provider, label, fields, seconds, resolver)
+    # Before the call: while it lives, the process's log does not show the key either.
     hide = Redactor(
         *(fields[field.name] for field in to_form(provider).fields if field.secret and field.name in fields)
     )
+    found = await _asked(ask, provider, label, fields, seconds, resolver)
     details: JsonObject = hide.json(found.details)
     return ProbeResult(found.valid, found.outcome, hide.text(found.message), details)
 
