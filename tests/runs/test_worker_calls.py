@@ -95,7 +95,7 @@ async def test_starting_a_run_wakes_the_worker(database: DirectDatabase, person:
         await until(lambda: listens(database_url))
         run_id = await person.queue()
 
-        await until_status(database_url, run_id, "completed")
+        assert (await until_status(database_url, run_id, "completed"))["status"] == "completed"
 
 
 async def test_an_idle_worker_hardly_asks(database: DirectDatabase, store: RunStore) -> None:
@@ -141,7 +141,8 @@ async def test_a_place_that_is_free_again_is_filled_at_once(database: DirectData
             await until(lambda begun=begun: reached(gates, begun))
         await person.queue()
         gates[next(iter(gates))].set()
-        await until(lambda: reached(gates, 3))
+
+        assert await until(lambda: reached(gates, 3)), "the poll, an hour away, would have been the next to claim"
         for gate in gates.values():
             gate.set()
 

@@ -271,9 +271,13 @@ async def test_a_lost_reply_to_a_claim_costs_one_lease(
     database: DirectDatabase, person: Person, database_url: str
 ) -> None:
     run_id = await person.queue()
+    engine = ListEngine(steps(1))
 
-    async with working(LosingDatabase(database, ("claim_runs", 1)), ListEngine(steps(1))):
+    async with working(LosingDatabase(database, ("claim_runs", 1)), engine):
         await until_status(database_url, run_id, "planning")
         async with connect(database_url) as connection:
             await shift_clock(connection, seconds=16)
-        await until_status(database_url, run_id, "completed")
+        row = await until_status(database_url, run_id, "completed")
+
+    assert row["status"] == "completed"
+    assert len(engine.performed) == 1
