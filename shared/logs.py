@@ -20,11 +20,26 @@ Field = str | int | float | bool | None
 _FIELDS = "runbase_fields"  # the attribute of a LogRecord that carries the fields
 
 
+class _Redacting(logging.Filter):
+    """Redacts a record itself, whoever writes it down."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact_line(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = redact_line(_plain_format.formatException(record.exc_info))
+        return True
+
+
+_plain_format = logging.Formatter()
+_redacting = _Redacting()
+
+
 class Log:
     """A named logger of events. Cheap to make; make one a module."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self._logger.addFilter(_redacting)  # for handlers that are not ours: Lambda's, the test runner's
 
     def debug(self, event: str, **fields: Field) -> None:
         self._write(logging.DEBUG, event, fields)
@@ -82,6 +97,6 @@ class _Json(logging.Formatter):
             **fields,
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = record.exc_text or self.formatException(record.exc_info)
         shown = {name: redact_line(value) if isinstance(value, str) else value for name, value in line.items()}
         return orjson.dumps(shown, default=str).decode()
