@@ -52,7 +52,8 @@ def _problems_with_config(content: Content) -> list[Problem]:
         return [Problem("config", f"is nested more than {MAX_CONFIG_DEPTH} deep")]
     try:
         if content.engine == "agent":
-            return _unknown_places(AgentConfig.model_validate(content.config), content.input_schema)
+            config = AgentConfig.model_validate(content.config)
+            return [*_unknown_places(config, content.input_schema), *_missing_model(config, content.credential_types)]
         if content.engine == "flowise":
             return _missing_credentials(FlowiseConfig.model_validate(content.config), content.credential_types)
     except ValidationError as error:
@@ -69,6 +70,17 @@ def _unknown_places(config: AgentConfig, schema: JsonObject) -> list[Problem]:
     return [
         Problem("config.prompt", f"has a place for {name}, which no input is") for name in sorted(config.places - known)
     ]
+
+
+def _missing_model(config: AgentConfig, types: Sequence[str]) -> list[Problem]:
+    """Without a key no model answers, and the platform's own speaks only for who says so."""
+    if config.managed:
+        return []
+    if config.model is None:
+        return [Problem("config.model", "is needed, or managed: true for the platform's own model")]
+    provider = config.model.partition(":")[0]
+    needed = Problem("credential_types", f"lacks {provider}, which config.model needs")
+    return [] if provider in types else [needed]
 
 
 def _missing_credentials(config: FlowiseConfig, types: Sequence[str]) -> list[Problem]:

@@ -46,7 +46,7 @@ async def act(visitor: Visitor, action: str, **fields: Any) -> dict[str, Any]:
 
 async def make(visitor: Visitor, **fields: Any) -> str:
     """The id of a published agent."""
-    content = {"config": {"instructions": SECRET}, "input_schema": SCHEMA, **fields}
+    content = {"config": {"instructions": SECRET, "managed": True}, "input_schema": SCHEMA, **fields}
     made = await act(visitor, "create", name="Writer", engine="agent", visibility="public", **content)
     await act(visitor, "publish", agent_id=made["agent_id"])
     return made["agent_id"]
@@ -267,19 +267,22 @@ async def test_a_credential_of_the_account_is_chosen_by_its_id(owner: Visitor, s
             {"input_schema": {"type": "object", "properties": {"a": {"$ref": "https://example.com/s.json"}}}},
             "input_schema.properties.a.$ref: must refer to one of the schema's own $defs",
         ),
-        ({"config": {"model": "gpt"}}, "config.model: Extra inputs are not permitted"),
-        ({"config": {"prompt": "About {{subject}}"}}, "config.prompt: has a place for subject, which no input is"),
+        ({"config": {"managed": True, "key": "x"}}, "config.key: Extra inputs are not permitted"),
+        ({"config": {}}, "config.model: is needed, or managed: true for the platform's own model"),
+        ({"config": {"model": "openai:gpt-5"}}, "credential_types: lacks openai, which config.model needs"),
+        ({"config": {"prompt": "On {{it}}", "managed": True}}, "config.prompt: has a place for it, which no input is"),
         ({"managed_credentials": {"openai": FLOW}}, f"managed_credentials.openai: {NOT_THE_ACCOUNTS}"),
     ],
 )  # fmt: skip
 async def test_a_draft_that_could_not_be_run_is_refused(owner: Visitor, fields: dict[str, Any], message: str):
-    response = await owner.post("agents", {"action": "create", "name": "Writer", "engine": "agent", **fields})
+    request = {"name": "Writer", "engine": "agent", "config": {"managed": True}, **fields}
+    response = await owner.post("agents", {"action": "create", **request})
 
     assert (response.status_code, response.json()["message"]) == (400, message)
 
 
 async def test_an_update_is_checked_with_what_stays(owner: Visitor):
-    agent_id = await make(owner, config={"prompt": "About {{topic}}"})
+    agent_id = await make(owner, config={"prompt": "About {{topic}}", "managed": True})
 
     response = await owner.post(
         "agents", {"action": "update", "agent_id": agent_id, "input_schema": {"type": "object"}}
@@ -293,7 +296,7 @@ async def test_an_update_is_checked_with_what_stays(owner: Visitor):
 
 async def test_the_catalog_is_searched_and_paged(owner: Visitor, buyer: Visitor):
     ids = [await make(owner, description=f"Number {n}, 100 % tea_time") for n in range(3)]
-    await act(owner, "create", name="Draft", engine="agent", visibility="public")
+    await act(owner, "create", name="Draft", engine="prompt", visibility="public")
 
     first = await act(buyer, "list", limit=2)
     rest = await act(buyer, "list", limit=2, cursor=first["next_cursor"])
@@ -376,7 +379,7 @@ async def test_a_flow_that_the_key_does_not_see_is_not_imported(
     wrong_key = await owner.post("agents", {**body, "api_key": "canary-of-a-wrong-key"})
     wrong_flow = await owner.post("agents", {**body, "api_key": "flow-key", "flow_id": str(uuid4())})
 
-    assert (wrong_key.status_code, wrong_key.json()["code"]) == (502, "upstream_refused")
+    assert (wrong_key.status_code, wrong_key.json()["code"]) == (502, "flowise_key_refused")
     assert "canary" not in wrong_key.text
     assert wrong_flow.status_code == 404
 

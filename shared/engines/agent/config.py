@@ -7,12 +7,12 @@ is opened. So a prompt template is in no row that a buyer can select.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Self
+from typing import Annotated, Final
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.runs.models import Json, JsonObject, Run
+from shared.runs.models import Json, JsonObject
 
 _PLACE: Final = re.compile(r"\{\{ *([A-Za-z0-9_]{1,100}) *\}\}")
 
@@ -24,6 +24,8 @@ class AgentConfig(BaseModel):
         instructions: What the agent is and how it works, for the planner and for the supervisor.
         prompt: The task, with {{name}} in the place of each value of the input. Without it the task is the input.
         tools: The tools that it may use, by name; None: all that the worker has.
+        model: `provider:name`; the run brings the key of that provider (`models` reads it).
+        managed: Where the run brings no key, the platform's speaks for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,11 +35,8 @@ class AgentConfig(BaseModel):
     tools: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], ...] | None = Field(
         default=None, max_length=100
     )
-
-    @classmethod
-    def of(cls, run: Run) -> Self:
-        """The config of the run's agent; of a run without one, the defaults."""
-        return cls() if run.agent is None else cls.model_validate(run.agent.config)
+    model: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,31}:\S{1,200}$")
+    managed: bool = False
 
     @property
     def places(self) -> frozenset[str]:

@@ -26,10 +26,10 @@ def next_decision(  # noqa: PLR0911 one return for each thing that can come next
     state: AgentState, *, model: str, tools: ToolRouter, limits: AgentLimits, sizes: FixedSizes
 ) -> Decision:
     """Decide. `model` is the name by which the bound of a model call is priced, `sizes` are those of its requests."""
-    if not state.prompt:
-        return _fail(state, StepError("invalid_input", "The run's input has no 'prompt'."))
     if state.failure is not None:
         return _fail(state, state.failure)
+    if not state.prompt:
+        return _fail(state, StepError("invalid_input", "The run's input has no 'prompt'."))
     if state.turn is not None:
         steps = _call_steps(state, state.turn, tools)
         return StartSteps(steps, logs=tuple(state.lines)) if steps else Wait()

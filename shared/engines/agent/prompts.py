@@ -55,6 +55,11 @@ LEFT_OUT = "[left out to save space]"
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\U000e0000-\U000e007f]")
 
 
+def with_instructions(system: str, instructions: str) -> str:
+    """A system prompt with what the agent's author wrote: below our own rules, and above all that a user says."""
+    return f"{system}\n\nInstructions of the agent's author:\n\n{instructions}" if instructions else system
+
+
 def planner_system(tools: Sequence[ToolSpec], max_phases: int) -> str:
     listed = "\n".join(f"- {tool.name}: {tool.description}" for tool in tools) or "- none"
     return _PLANNER.format(max_phases=max_phases, tools=listed)

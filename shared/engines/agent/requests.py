@@ -39,18 +39,23 @@ class FixedSizes:
 
 def plan_characters(state: AgentState, sizes: FixedSizes) -> int:
     """The `input_characters` of `plan_request`, without building it."""
-    return sizes.plan + state.planning.characters
+    return sizes.plan + _extra(state) + state.planning.characters
 
 
 def turn_characters(state: AgentState, tools: ToolRouter, sizes: FixedSizes) -> int:
     """The `input_characters` of `turn_request`, without building it."""
-    return sizes.turn + state.conversation.characters + sum(sizes.tools[name] for name in phase_tools(state, tools))
+    tools_of_phase = sum(sizes.tools[name] for name in phase_tools(state, tools))
+    return sizes.turn + _extra(state) + state.conversation.characters + tools_of_phase
+
+
+def _extra(state: AgentState) -> int:
+    return len(prompts.with_instructions("", state.instructions))
 
 
 def plan_request(state: AgentState, tools: ToolRouter, limits: AgentLimits) -> ModelRequest:
     """Ask the planner, who sees his earlier plans and what became of them."""
     return ModelRequest(
-        system=prompts.planner_system(tools.specs(), limits.phases),
+        system=prompts.with_instructions(prompts.planner_system(tools.specs(), limits.phases), state.instructions),
         messages=tuple(state.planning.messages),
         json_schema=plan_schema(tools.names),
         max_output_tokens=limits.output_tokens,
@@ -61,7 +66,7 @@ def plan_request(state: AgentState, tools: ToolRouter, limits: AgentLimits) -> M
 def turn_request(state: AgentState, tools: ToolRouter, limits: AgentLimits) -> ModelRequest:
     """Ask the supervisor for his next answer in the current phase."""
     return ModelRequest(
-        system=prompts.supervisor_system(),
+        system=prompts.with_instructions(prompts.supervisor_system(), state.instructions),
         messages=tuple(state.conversation.messages),
         tools=(*tools.specs(phase_tools(state, tools)), *control_specs()),
         max_output_tokens=limits.output_tokens,

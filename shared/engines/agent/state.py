@@ -27,7 +27,8 @@ _SHOWN_CHARACTERS = 300  # of a summary or a reason in a log line
 class AgentState:
     """What the next decision needs. Equal for equal rows, whatever machine folded them.
 
-    `model` is the name by which its model calls are priced. `plan` is None while a plan is wanted; `planning` is the
+    `model` is the name by which its model calls are priced. `instructions` and `tools` are its agent's, if it is of
+    one; None stands for all tools. `plan` is None while a plan is wanted; `planning` is the
     planner's conversation, `conversation` the supervisor's. `finished` holds title and summary of each finished phase,
     `steps` the numbers of all ended steps. `lines` go out with the next decision; they are there only while no step is
     open, so no line goes out twice.
@@ -35,6 +36,8 @@ class AgentState:
 
     prompt: str
     model: str = ""
+    instructions: str = ""
+    tools: tuple[str, ...] | None = None
     planning: Conversation = field(default_factory=Conversation)
     conversation: Conversation = field(default_factory=Conversation)
     plan: Plan | None = None
