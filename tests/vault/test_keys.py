@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 from uuid import UUID
 
 import pytest
 
 from local.development import VAULT
+from shared.errors import VaultSealed
 from shared.settings import SettingsError
 from shared.vault.binding import Binding
 from shared.vault.envelope import open_sealed, seal
@@ -96,6 +98,26 @@ def test_the_local_stacks_key_is_the_one_that_is_refused():
 def test_the_local_key_without_knowing_where_supabase_is_is_refused():
     with pytest.raises(SettingsError, match="everybody knows"):
         keys_from_env(VAULT)
+
+
+def test_local_keys_alone_need_a_key():
+    with pytest.raises(SettingsError, match="ENCRYPTION_KEYS is missing"):
+        LocalKeys.from_env({})
+
+
+async def test_a_ring_refuses_a_version_that_it_does_not_have():
+    blob = await seal(LocalKeys.from_env({"ENCRYPTION_KEY": ONE}), b"x", BINDING)
+
+    with pytest.raises(VaultSealed, match="cannot be opened"):
+        await open_sealed(keys_from_env({"ENCRYPTION_KEYS": json.dumps({"2": TWO})}), blob, BINDING)
+
+
+def test_kms_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.delitem(sys.modules, "shared.vault.kms", raising=False)
+
+    with pytest.raises(SettingsError, match=r"pip install 'runbase\[aws\]'"):
+        keys_from_env({"RUNBASE_KMS_KEY_ID": "alias/runbase", "RUNBASE_FINGERPRINT_KEY": ONE})
 
 
 def test_the_process_keeps_its_keys_until_a_variable_changes(monkeypatch: pytest.MonkeyPatch):

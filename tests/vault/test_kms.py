@@ -149,6 +149,7 @@ async def test_a_data_key_is_remembered_for_a_thousand_uses():
     assert counted.unwrapped == 1
     await keys.unwrap(wrapped, 1, BINDING)
     assert counted.unwrapped == 2
+    assert (keys.current_version, keys.versions) == (1, {1})
 
 
 async def test_a_data_key_is_forgotten_after_five_minutes():
