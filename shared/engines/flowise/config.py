@@ -18,6 +18,7 @@ from shared.errors import InvalidInput
 from shared.runs.models import Json, JsonObject
 
 MAX_SECONDS: Final = 300.0
+DEFAULT_SECONDS: Final = 110.0  # with the step's grace 130: no drain is shorter-lived, so every host can run it
 _MISSING: Final = object()
 _OURS: Final = frozenset({"sessionId", "vars"})  # set by us, or by a mapping of its own
 _DEEPEST: Final = 4  # a node's map of settings in a node's map is three
@@ -75,6 +76,7 @@ class FlowiseConfig(BaseModel):
             or a tree of settings such as {"llmModelConfig": {"openAIApiKey": "openai.api_key"}}.
         require_injection: Fail, before anything is asked, when the server would ignore an injected key.
         session: What the flow's memory lasts for: this run, or all runs of this agent by the same person.
+        timeout_seconds: Of one prediction. A host that lives shorter than this and a little gives the run back unasked.
         credits: What one prediction costs, in micro-credits, besides the agent's price.
     """
 
@@ -89,7 +91,7 @@ class FlowiseConfig(BaseModel):
     require_injection: bool = True
     session: Literal["run", "user"] = "run"
     streaming: bool = True
-    timeout_seconds: float = Field(default=MAX_SECONDS, ge=5, le=MAX_SECONDS)
+    timeout_seconds: float = Field(default=DEFAULT_SECONDS, ge=5, le=MAX_SECONDS)
     credits: int = Field(default=0, ge=0, le=10**12)
 
     @classmethod
