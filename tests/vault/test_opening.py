@@ -17,7 +17,7 @@ from shared.vault.binding import Binding
 from shared.vault.opening import Vault
 from shared.vault.ring import KeyRing
 from tests.support.canaries import canary
-from tests.support.runs import Person, connect, join, new_person
+from tests.support.runs import Person, claim, connect, join, new_person
 from tests.support.stack import Stack
 from tests.vault.people import HeldStep, add_credential, held_step, ring, sealed
 
@@ -132,12 +132,17 @@ async def test_a_run_that_ended_opens_nothing_more(vault: Vault, store: RunStore
             pass
 
 
-async def test_a_lease_that_ran_out_opens_nothing(
+async def test_a_worker_whose_run_another_has_taken_opens_nothing(
     vault: Vault, store: RunStore, person: Person, keys: KeyRing, database_url: str
 ):
     step = await held_step(store, person, {"openai": await add_credential(person, keys)})
     async with connect(database_url) as connection:
         await connection.execute("update public.agent_runs set lease_expires_at = now() - interval '1 second'")
+    async with vault.open(**step.towards()):
+        pass  # late, and nobody else has it yet
+
+    (taken,) = (await claim(store, owner="another")).views
+    assert taken.run.id == step.run_id
 
     with pytest.raises(LeaseLost):
         async with vault.open(**step.towards()):
