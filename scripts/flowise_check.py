@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -196,6 +197,7 @@ def _environment() -> Mapping[str, str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would outlive us
     try:
         sys.exit(main())
     except KeyboardInterrupt:
