@@ -36,6 +36,7 @@ TICK_SECONDS: Final = 0.2  # deltas at most five a second, tails of log lines so
 MAX_CLAIM: Final = 100
 SUSPECT_ATTEMPTS: Final = 2  # a run that lost its worker so often in a row may be what kills it
 SUSPECT_SECONDS: Final = 10.0  # what kills its worker does so soon; a long step must not keep everybody else out
+CANCEL_SECONDS: Final = 1.0  # for a task to hear of it, before it is told again
 DEADLINE_MARGIN_SECONDS: Final = 1.0  # kept back of a time budget for the last commits
 
 
@@ -134,10 +135,7 @@ class Worker:
             else:
                 await self._tick_once()
         finally:
-            ending = [*self._tasks, *helpers]
-            for task in ending:
-                task.cancel()
-            await asyncio.gather(*ending, return_exceptions=True)
+            await _cancelled([*self._tasks, *helpers])
         if self._broken is not None:
             raise self._broken
 
@@ -319,3 +317,15 @@ class Worker:
                 await self.store.flush_logs(unsent)
         except (AppError, ValueError) as error:
             log.warning("tick.failed deltas=%d runs=%d error=%s", len(deltas), len(unsent), type(error).__name__)
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and wait until they have ended.
+
+    A cancelled call may end by what the database says of it, and then its task has heard of no cancellation: so again.
+    """
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=CANCEL_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)

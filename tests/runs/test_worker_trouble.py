@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from shared.database import Database
 from shared.direct_database import DirectDatabase
+from shared.errors import DatabaseUnavailable
 from shared.runs.engine import Done, Outcome, StepContext
-from shared.runs.models import NewArtifact, Records, RunView, Step
+from shared.runs.models import Json, NewArtifact, Records, RunView, Step
 from shared.runs.store import RunStore
 from shared.runs.worker import Worker, WorkerOptions
 from tests.runs.engines import ListEngine, Progress, forever, steps
@@ -281,3 +284,43 @@ async def test_a_lost_reply_to_a_claim_costs_one_lease(
 
     assert row["status"] == "completed"
     assert len(engine.performed) == 1
+
+
+class DeafDatabase:
+    """Answers a cancelled heartbeat with an error of its own, as a driver may whose query was cancelled."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.beating = asyncio.Event()
+        self.cancelled = 0
+
+    async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        if function != "heartbeat_runs":
+            return await self._database.call(function, arguments)
+        self.beating.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+        raise DatabaseUnavailable("The query was cancelled", details="57014")
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+async def test_a_worker_ends_though_a_cancelled_heartbeat_did_not_hear_of_it(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    run_id = await person.queue()
+    deaf = DeafDatabase(database)
+
+    async def while_beating(step: Step, ctx: StepContext) -> Outcome:
+        del step, ctx
+        await deaf.beating.wait()
+        return Done()
+
+    async with asyncio.timeout(20):
+        await work_off(deaf, ListEngine(steps(1), while_beating))
+
+    assert (await run_row(database_url, run_id))["status"] == "completed"
+    assert deaf.cancelled == 1
