@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from shared.runs.store import RunStore
 from tests.runs.people import refused
 from tests.support.agents import change, grant, new_agent, new_credential, published_agent
-from tests.support.runs import Person, claim, connect, join, new_person, run_row
+from tests.support.runs import Person, claim, connect, join, new_person, run_row, until_lock_wait
 
 SECRET = "You are Zanzibar, and the discount code is 4711"
 
@@ -438,3 +440,45 @@ async def test_a_named_version_must_be_the_one_that_is_pinned(shop: Shop) -> Non
     await owner.call("publish_agent", shop.agent_id)
 
     assert await refused(buyer.create(agent_id=shop.agent_id, version_id=str(seen))) == "RUN14"
+
+
+async def test_a_publication_that_comes_between_is_waited_for_or_named(shop: Shop, database_url: str) -> None:
+    """The admin's run of his draft waits for who is changing it, and then pins nothing that he has not seen."""
+    owner = shop.people["owner"]
+    agent_id = await new_agent(owner, config={"a": 1})
+    draft_id = (await owner.call("read_agent", agent_id))["draft"]["version_id"]
+
+    async with await psycopg.AsyncConnection.connect(database_url) as editor:
+        await editor.execute("update public.agent_versions set config = '{\"a\": 2}' where id = %s", [draft_id])
+        rival = Person(make_conninfo(database_url, application_name="rival"), owner.id)
+        creating = asyncio.create_task(outcome(rival.create(agent_id=agent_id)))
+        await until_lock_wait(database_url, "rival")
+        await editor.commit()
+
+    assert await creating == "RUN14"
+    assert await outcome(owner.create(agent_id=agent_id)) == "yes"
+
+
+async def test_runs_and_publications_at_once_pin_versions_that_were_published(shop: Shop, database_url: str) -> None:
+    owner, buyer = shop.people["owner"], shop.people["granted"]
+
+    async def publish() -> None:
+        for number in range(5):
+            await change(owner, shop.agent_id, config={"number": number})
+            await owner.call("publish_agent", shop.agent_id)
+
+    async def create() -> list[str]:
+        return [(await buyer.create(agent_id=shop.agent_id))["run_id"] for _ in range(10)]
+
+    _, *created = await asyncio.gather(publish(), create(), create())
+
+    async with connect(database_url) as connection:
+        rows = await (
+            await connection.execute(
+                "select count(*), count(v.published_at <= r.created_at or null) from public.agent_runs r"
+                " join public.agent_versions v on v.id = r.agent_version_id where r.agent_id = %s",
+                [shop.agent_id],
+            )
+        ).fetchall()
+    assert sum(map(len, created)) == 20
+    assert rows == [(20, 20)]
