@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import shared.engines.flowise.failures  # noqa: F401 - defines the errors of Flowise
+import shared.engines.flowise.failures
 import shared.http  # noqa: F401 - defines the errors of HTTP itself
 from shared import errors
 from shared.errors import AppError

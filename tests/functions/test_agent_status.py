@@ -18,8 +18,9 @@ async def test_a_run_is_shown_without_the_machinery_behind_it(owner: Visitor):
     run = response.json()["run"]
     assert list(run) == [
         "id", "account_id", "user_id", "status", "held", "revision", "engine", "agent", "input", "output", "error",
-        "created_at", "started_at", "finished_at", "duration_ms", "deadline_at", "step_count", "max_steps", "timeout_seconds", "priority",
-        "concurrency", "credits", "forked_from", "fork_step", "log_seq", "human_requests",
+        "created_at", "started_at", "finished_at", "duration_ms", "deadline_at", "step_count", "max_steps",
+        "timeout_seconds", "priority", "concurrency", "credits", "forked_from", "fork_step", "log_seq",
+        "human_requests",
     ]  # fmt: skip
     assert (run["id"], run["status"], run["input"], run["human_requests"]) == (
         run_id,
