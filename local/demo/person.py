@@ -24,6 +24,7 @@ class Person:
 
     client: AsyncClient
     email: str
+    user_id: str
 
     @classmethod
     async def sign_up(cls, url: str, publishable_key: str) -> Self:
@@ -31,14 +32,18 @@ class Person:
         client = await acreate_client(url, publishable_key, options=AsyncClientOptions(auto_refresh_token=False))
         email = f"demo-{secrets.token_hex(4)}@example.com"
         answer = await client.auth.sign_up({"email": email, "password": secrets.token_urlsafe(24)})
-        if answer.session is None:
+        if answer.session is None or answer.user is None:
             raise DemoError("The sign-up brought no session.")
         await client.realtime.set_auth(answer.session.access_token)
-        return cls(client, email)
+        return cls(client, email, answer.user.id)
 
     async def execute(self, action: str, **fields: object) -> Json:
         """Call agent-execute."""
         return await self._invoke("agent-execute", {"body": {"action": action, **fields}})
+
+    async def call(self, function: str, **body: object) -> Json:
+        """Call any function with a JSON body."""
+        return await self._invoke(function, {"body": body})
 
     async def status(self, run_id: str, *include: str) -> Json:
         """Call agent-status: the run, and the first page of each list."""

@@ -49,7 +49,7 @@ async def play(choice: Choice, stack: RunningStack, view: View) -> bool:
         async with live_log(person, run_id) as live:
             await person.execute("start", run_id=run_id)
             with view.following(board):
-                await _with_worker(worker, log, _follow(live, board, view))
+                await with_worker(worker, log, _follow(live, board, view))
         board.fill(await person.status(run_id, "plan", "steps", "messages", "artifacts"))
         view.results(board)
         return board.status == "completed"
@@ -111,7 +111,7 @@ async def _read_line() -> str:
     return os.read(sys.stdin.fileno(), 65_536).decode(errors="replace")
 
 
-async def _with_worker(worker: WorkerProcess, log: IO[bytes], work: Coroutine[Any, Any, None]) -> None:
+async def with_worker(worker: WorkerProcess, log: IO[bytes], work: Coroutine[Any, Any, None]) -> None:
     """Await `work`, unless the worker ends before it."""
     following, ended = asyncio.create_task(work), asyncio.create_task(worker.ended())
     try:

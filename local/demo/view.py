@@ -53,6 +53,9 @@ class View:
     def fact(self, name: str, value: str) -> None:
         self._print(Text.assemble((f"{name:<8}", "bold"), printable(value)))
 
+    def step(self, number: int, what: str) -> None:
+        self._print(Text.assemble((f"{number:>2}. ", "bold"), printable(what)))
+
     @contextmanager
     def doing(self, what: str) -> Generator[None]:
         """Say what is going on while the block runs."""

@@ -60,6 +60,23 @@ def test_it_shows_every_log_line_once_from_the_start_to_the_end(played):
     assert len(lines) == len(set(lines))
 
 
+def test_with_flowise_a_persons_key_goes_to_the_flow_and_is_nowhere_afterwards():
+    ended = runbase("demo", "--flowise")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.findall(r"^ ?(\d+)\. ", ended.stdout, re.MULTILINE) == [str(step) for step in range(1, 11)]
+    shown = re.search(r"of which only '(\w{4})' is ever shown again", ended.stdout)
+    assert shown is not None
+    assert f"with a key that ends in {shown[1]}." in ended.stdout
+    assert "1 opening of the key is logged, and the key is in no answer and no row" in ended.stdout
+
+
+def test_a_question_for_the_flow_cannot_be_chosen():
+    ended = runbase("demo", "--flowise", "--prompt", "Something else")
+    assert ended.returncode == 2
+    assert "--flowise asks a question of its own" in ended.stderr
+
+
 def test_another_prompt_without_a_model_is_refused_with_the_ways_to_get_one():
     ended = runbase("demo", "--prompt", "Prove the Riemann hypothesis")
     assert ended.returncode == 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tests.support.flowise_server import Flow, FlowiseServer, Turn
+from local.stand_ins.flowise import Flow, FlowiseServer, Turn
 
 ANSWER = "Hello from the flow"
 REFUSED_KEY = "sk-refused-by-the-model-0123456789"

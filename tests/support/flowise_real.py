@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import httpx
 
+from local.stand_ins.flowise import STORED_KEY
 from tests.support.flowise_bench import ANSWER, REFUSED_KEY, Bench
-from tests.support.flowise_server import STORED_KEY
 from tests.support.model_server import ModelServer, Received, Reply
 
 URL: Final = "FLOWISE_CHECK_URL"

@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from local.stand_ins.flowise import SERVER_KEY, FlowiseServer
 from shared.engines.flowise.client import FlowiseClient, Limits
 from shared.engines.flowise.performing import guarded
 from shared.vault.secret import Secret
-from tests.support.flowise_server import SERVER_KEY, FlowiseServer
 
 MakeClient = Callable[..., "AsyncGenerator[FlowiseClient]"]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+from local.stand_ins.flowise import Flow, FlowiseServer
 from shared.direct_database import DirectDatabase
 from shared.engines.flowise.conversation import Patience
 from shared.engines.flowise.engine import FlowiseEngine
@@ -20,7 +21,6 @@ from shared.runs.worker import Worker, WorkerOptions
 from shared.vault.opening import Vault
 from tests.engines.flowise.conftest import QUICK
 from tests.support.canaries import canary
-from tests.support.flowise_server import Flow, FlowiseServer
 from tests.support.runs import Person, new_person
 from tests.vault.people import add_credential, ring
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from local.stand_ins.flowise import STORED_KEY, FlowiseServer, Turn
 from shared.engines.flowise import client as client_module
 from shared.engines.flowise.answer import Answer, from_body
 from shared.engines.flowise.client import FlowiseClient, Prediction
@@ -24,7 +25,6 @@ from shared.engines.flowise.failures import (
 )
 from shared.errors import AddressBlocked, UpstreamBusy, UpstreamTimeout
 from tests.engines.flowise.conftest import QUICK
-from tests.support.flowise_server import STORED_KEY, FlowiseServer, Turn
 
 ClientOf = Callable[..., FlowiseClient]
 FLOW_KEY = "the-key-of-the-flow-012345"

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from local.stand_ins.flowise import STORED_KEY, FlowiseServer
 from shared.engines.flowise.answer import Answer
 from shared.engines.flowise.client import FlowiseClient, Limits, Prediction
 from shared.engines.flowise.failures import (
@@ -24,7 +25,6 @@ from shared.engines.flowise.failures import (
 from shared.engines.flowise.overrides import denied
 from tests.support.flowise_bench import ANSWER, REFUSED_KEY, Bench, StandIn
 from tests.support.flowise_real import real_bench
-from tests.support.flowise_server import STORED_KEY, FlowiseServer
 from tests.support.runs import until
 
 PERSONS_KEY = "sk-of-a-person-0123456789"

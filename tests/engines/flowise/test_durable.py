@@ -15,11 +15,11 @@ from uuid import UUID
 import pytest
 
 from local.config import PROJECT_DIR
+from local.stand_ins.flowise import STORED_KEY, FlowiseServer, Turn
 from shared.direct_database import DirectDatabase
 from tests.engines.flowise.people import open_shop, work_off, working
 from tests.support.canaries import leaks_in
 from tests.support.clock import shift_clock
-from tests.support.flowise_server import STORED_KEY, FlowiseServer, Turn
 from tests.support.runs import (
     assert_books_balance,
     connect,

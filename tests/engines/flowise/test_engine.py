@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from local.stand_ins.flowise import SERVER_KEY, STORED_KEY, FlowiseServer, Turn
 from shared.engines.flowise.conversation import chat_id_of
 from shared.engines.flowise.engine import FlowiseEngine, FlowiseState
 from shared.engines.flowise.performing import Servers
@@ -27,7 +28,6 @@ from tests.engines.flowise.drive import (
     drive,
     engine_of,
 )
-from tests.support.flowise_server import SERVER_KEY, STORED_KEY, FlowiseServer, Turn
 
 INJECTED = {"openAIApiKey": "openai.api_key"}
 OPENAI = {"OpenAI": ("openAIApiKey",)}

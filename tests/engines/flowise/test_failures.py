@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from local.stand_ins.flowise import MODEL_REFUSES
 from shared.engines.flowise.failures import failure
 from shared.errors import RetryLater
-from tests.support.flowise_server import MODEL_REFUSES
 
 BUILD = "Error: predictionsServices.buildChatflow - "
 CASES = [
