@@ -117,8 +117,8 @@ async def _follow(live: LiveLog, board: Board, view: View) -> None:
 
 
 def _answer_of(board: Board) -> str:
-    output = board.run["output"]
-    return str(output["text"]) if isinstance(output, dict) else "none"
+    output: Json = board.run["output"] or {}
+    return str(output.get("text", ""))
 
 
 def _last_four(flowise: FlowiseServer) -> str:

@@ -99,17 +99,17 @@ _DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\.?")
 
 def redacted(text: str) -> str:
     """The text without such secrets, keeping what stands before a value."""
-    if len(text) < SHORTEST or compiled(_ANY).search(_searchable(text)) is None:
+    if len(text) < SHORTEST or compiled(_ANY).search(searchable(text)) is None:
         return text
-    text = masked(text, _shapes(_searchable(text)))
-    return masked(text, _led(_searchable(text)))
+    text = masked(text, _shapes(searchable(text)))
+    return masked(text, _led(searchable(text)))
 
 
 def spans(text: str) -> list[Span]:
     """Where such secrets stand."""
     if len(text) < SHORTEST:
         return []
-    searched = _searchable(text)
+    searched = searchable(text)
     return joined((*_shapes(searched), *_led(searched)))
 
 
@@ -118,7 +118,7 @@ def is_placeholder(value: str) -> bool:
     return _PLACEHOLDER.fullmatch(value) is not None
 
 
-def _searchable(text: str) -> str:
+def searchable(text: str) -> str:
     """The text as RE2 can read it, character for character: it takes UTF-8, which has no lone surrogates."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 

@@ -67,5 +67,5 @@ class StreamRedactor:
 
 def _tail_of(text: str) -> int:
     """Where the run begins that may become a key, if more of it follows."""
-    tail = patterns.compiled(_TAIL).search(text)
+    tail = patterns.compiled(_TAIL).search(patterns.searchable(text))
     return len(text) if tail is None else tail.span()[0]

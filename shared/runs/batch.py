@@ -27,7 +27,9 @@ def to_batch(items: Sequence[Advance], *, lease_seconds: float) -> JsonObject:
     batch: defaultdict[str, list[Json]] = defaultdict(list)
     for item in items:
         run_id = str(item.run_id)
-        lines = len(item.logs)
+        lines = len(item.said) + len(item.logs)
+        if item.said:
+            batch["logs"] += [_log(log, run_id, of_decision=False) for log in item.said]
         for finish in item.finish:
             batch["finish"].append(_finish(finish, run_id))
             if finish.records.logs:

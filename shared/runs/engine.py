@@ -164,6 +164,15 @@ class StepContext(Protocol):
         """Show model output while it is being written; not stored beyond the step."""
         ...
 
+    def log(self, line: NewLog) -> None:
+        """Write a line into the run's log now, while the step goes on; an outcome's own lines come after it.
+
+        It is committed with the run's next advance, which it brings about. A worker that is killed before that takes it
+        along, and where the answer of the database was lost it may be there twice. Lines over `LIVE_LINES` of one
+        attempt are only counted.
+        """
+        ...
+
     def spent(self, micro_credits: int) -> None:
         """Say what this attempt has cost so far, as far as known.
 

@@ -21,12 +21,12 @@ from shared.runs.bounds import refusal_of_output, refusal_of_start
 from shared.runs.decider import Decider
 from shared.runs.engine import Decision, Engine, Fail, Finish, Outcome, StartSteps, Wait
 from shared.runs.host import Host, Signals
-from shared.runs.models import JsonObject, NewLog, NewStep, Records, RunView, Step, StepError
+from shared.runs.models import JsonObject, NewLog, NewStep, RunView, Step, StepError
 from shared.runs.open_steps import OpenSteps
 from shared.runs.performer import Context, Meter, perform
 from shared.runs.results import Results
 from shared.runs.snapshots import Snapshots
-from shared.runs.status import RunStatus, StepStatus
+from shared.runs.status import RunStatus
 from shared.runs.transitions import Advance, Advanced, FinishStep, StartStep
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ class Execution:
             if left < max(step.timeout_seconds for step in wanted):
                 # Not enough time here for the next step: the run goes on elsewhere, from its rows alone.
                 if self._steps.in_flight:
-                    return self._advance(finished) if finished else None
+                    return self._advance_if_news(finished)
                 self._host.out_of_time()
                 return self._released(finished)
         starts = tuple(
@@ -192,7 +192,7 @@ class Execution:
             new_status = None if status in (None, self._status) else status
             return self._advance(finished, start=starts, logs=logs, status=new_status)
         if self._steps.in_flight:
-            return self._advance(finished, logs=logs) if finished or logs else None
+            return self._advance_if_news(finished, logs)
         return self._resting(finished, logs)
 
     def _resting(self, finished: tuple[FinishStep, ...], logs: tuple[NewLog, ...]) -> Advance:
@@ -223,7 +223,7 @@ class Execution:
         await self._steps.interrupt(give_back=True)
         finished = self._take_finished()
         if self._steps.in_flight:
-            return self._advance(finished) if finished else None
+            return self._advance_if_news(finished)
         return self._released(finished)
 
     def _released(self, finished: tuple[FinishStep, ...]) -> Advance:
@@ -240,6 +240,9 @@ class Execution:
         return tuple(finish for _, finish in taken)
 
     # -- committing ---------------------------------------------------------------------------------------------
+
+    def _advance_if_news(self, finished: tuple[FinishStep, ...], logs: tuple[NewLog, ...] = ()) -> Advance | None:
+        return self._advance(finished, logs=logs) if finished or logs or self._steps.has_said else None
 
     def _advance(
         self,
@@ -258,6 +261,7 @@ class Execution:
             self.revision,
             finish=finished,
             start=start,
+            said=self._steps.take_said(),
             logs=logs,
             status=status,
             available_in=available_in,
@@ -331,17 +335,7 @@ class Execution:
                 return await self._host.submit(self._advance((finish,)))
             except Exception:  # then this is the one
                 log.exception("result.refused run_id=%s step_no=%d", self.run_id, finish.step_no)
-        bare = FinishStep(
-            finish.step_no,
-            finish.attempt,
-            StepStatus.FAILED,
-            error=reason,
-            credits=finish.credits,
-            bound=finish.bound,
-            failed=True,
-            records=Records(),
-        )
-        return await self._host.submit(self._advance((bare,)))
+        return await self._host.submit(self._advance((finish.failed_for(reason),)))
 
     def _started(self, starts: tuple[StartStep, ...]) -> None:
         for start in starts:
@@ -392,6 +386,13 @@ class Execution:
 
     async def _perform(self, step: Step, meter: Meter) -> Outcome:
         context = Context(
-            self._run, self.lease_id, step, meter, host=self._host, results=self._results, redactor=self._redactor
+            self._run,
+            self.lease_id,
+            step,
+            meter,
+            host=self._host,
+            results=self._results,
+            redactor=self._redactor,
+            say=self._steps.say,
         )
         return await perform(self._decider.engine, self._decider.state, step, context)

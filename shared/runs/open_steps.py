@@ -1,6 +1,7 @@
 """The open steps of one claimed run: which are recorded, which are performed here, and what came of them.
 
-An outcome stays in hand until the advance that carries it has won, so a lost race or a lost reply loses no result.
+An outcome, as a line that a step says, stays in hand until the advance that carries it has won, so a lost race or a
+lost reply loses neither.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome
-from shared.runs.models import Step, StepError
+from shared.runs.models import NewLog, Step, StepError
 from shared.runs.performer import Meter, unknown_outcome
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.transitions import FinishStep
@@ -44,6 +45,8 @@ class OpenSteps:
         self._interrupted: dict[int, FinishStep] = {}  # on purpose: what becomes of them, and what they had cost
         self._cut: set[tuple[int, int]] = set()  # effectful attempts that were cut off: their outcome is unknown
         self._meters: dict[int, Meter] = {}
+        self._said: list[NewLog] = []
+        self._said_in_hand: list[NewLog] = []
 
     @property
     def in_flight(self) -> int:
@@ -54,6 +57,11 @@ class OpenSteps:
     def numbers(self) -> tuple[int, ...]:
         """Every step that has not ended."""
         return tuple(self._recorded)
+
+    @property
+    def has_said(self) -> bool:
+        """Whether a step has said something that no advance carries yet."""
+        return bool(self._said)
 
     def waiting(self) -> list[Step]:
         """The open steps that nobody performs now: backing off, or waiting for a person, a timer, an event."""
@@ -105,6 +113,8 @@ class OpenSteps:
         for number in [number for number in self._tasks if number not in self._recorded]:
             self._tasks.pop(number).cancel()
             del self._meters[number]
+        self._said[:0] = self._said_in_hand
+        self._said_in_hand.clear()
         # Outcomes whose advance lost are offered again, unless they are recorded already.
         in_hand, self._in_hand = self._in_hand, {}
         for number, (step, outcome) in in_hand.items():
@@ -203,6 +213,20 @@ class OpenSteps:
             self._settle(step, finish)
         return taken
 
+    def say(self, line: NewLog) -> None:
+        """Take in a line of a step that is being performed."""
+        self._said.append(line)
+        self._woken.set()
+
+    def take_said(self) -> tuple[NewLog, ...]:
+        """What steps said since the last call. It is in hand until `committed`."""
+        if not self._said:
+            return ()
+        taken = tuple(self._said)
+        self._said_in_hand += taken
+        self._said.clear()
+        return taken
+
     def in_hand(self) -> list[FinishStep]:
         """What was taken and is not committed yet."""
         return [_finish(step, outcome) for step, outcome in self._in_hand.values()]
@@ -210,6 +234,7 @@ class OpenSteps:
     def committed(self) -> None:
         """The advance that carried what was taken has won, or will never win: forget it."""
         self._in_hand.clear()
+        self._said_in_hand.clear()
         self._room.set()
 
     def _settle(self, step: Step, finish: FinishStep) -> None:

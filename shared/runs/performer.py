@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -28,13 +28,15 @@ from shared.runs.backoff import patiently
 from shared.runs.bounds import recordable
 from shared.runs.engine import Done, Engine, Failed, OpenCredential, Outcome
 from shared.runs.host import Host
-from shared.runs.models import Artifact, Run, Step, StepError, StepResult
+from shared.runs.models import Artifact, NewLog, Run, Step, StepError, StepResult
+from shared.runs.redacted import redacted_line
 from shared.runs.results import Results
 from shared.runs.transitions import Delta
 
 log = logging.getLogger(__name__)
 
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
+LIVE_LINES: Final = 500  # what one attempt may write into the log while it goes on
 
 
 class Meter:
@@ -61,6 +63,7 @@ class Context:
         host: Host,
         results: Results,
         redactor: Redactor,
+        say: Callable[[NewLog], None],
     ) -> None:
         self.meter = meter
         self.redactor = redactor
@@ -69,6 +72,8 @@ class Context:
         self._lease_id = lease_id
         self._host = host
         self._results = results
+        self._say = say
+        self._lines = 0
         self._shown = redactor.stream()
         self._offset = 0
 
@@ -79,15 +84,22 @@ class Context:
     async def delta(self, text: str) -> None:
         self._show(self._shown.feed(text))
 
-    def show_rest(self) -> None:
-        """Show the end of the text, which may have been held back."""
-        self._show(self._shown.flush())
-
     def _show(self, text: str) -> None:
         if text:
             step = self._step
             self._host.emit(Delta(self._run.id, self._lease_id, step.step_no, step.attempt, self._offset, text))
             self._offset += len(text)
+
+    def log(self, line: NewLog) -> None:
+        self._lines += 1
+        if self._lines <= LIVE_LINES:
+            self._say(redacted_line(line, self.redactor))
+
+    def close(self) -> None:
+        """Show the end of the text, which may have been held back, and how much was left out of the log."""
+        self._show(self._shown.flush())
+        if self._lines > LIVE_LINES:
+            self._say(NewLog("warning", f"{self._lines - LIVE_LINES} more lines of {self._step.name} were left out"))
 
     @asynccontextmanager
     async def open_credential(self, provider: str) -> AsyncGenerator[OpenCredential]:
@@ -137,7 +149,7 @@ async def perform(engine: Engine[Any], state: object, step: Step, context: Conte
             try:
                 outcome = await engine.perform(state, step, context)
             finally:
-                context.show_rest()
+                context.close()
         crash_point("after_perform")
         return recordable(_within_bound(outcome, step), step, context.redactor)
     except asyncio.CancelledError as error:

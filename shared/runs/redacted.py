@@ -66,11 +66,12 @@ def _records(records: Records, redactor: Redactor) -> Records:
 def _logs(logs: tuple[NewLog, ...], redactor: Redactor) -> tuple[NewLog, ...]:
     if not logs:
         return logs
-    shown = tuple([_log(line, redactor) for line in logs])
+    shown = tuple([redacted_line(line, redactor) for line in logs])
     return logs if all(map(is_, logs, shown)) else shown
 
 
-def _log(line: NewLog, redactor: Redactor) -> NewLog:
+def redacted_line(line: NewLog, redactor: Redactor) -> NewLog:
+    """The line with its message and metadata redacted."""
     message = redactor.text(line.message)
     metadata = redactor.json(line.metadata) if line.metadata else line.metadata
     return line if message is line.message and metadata is line.metadata else NewLog(line.log_type, message, metadata)

@@ -45,6 +45,18 @@ class FinishStep:
     request: HumanRequest | None = None
     event: Event | None = None
 
+    def failed_for(self, reason: StepError) -> FinishStep:
+        """The step's failure in the place of what it left behind; it cost what it cost."""
+        return FinishStep(
+            self.step_no,
+            self.attempt,
+            StepStatus.FAILED,
+            error=reason,
+            credits=self.credits,
+            bound=self.bound,
+            failed=True,
+        )
+
 
 @record
 class StartStep:
@@ -100,7 +112,8 @@ class TakenSnapshot:
 class Advance:
     """One run's transition, all or nothing: results, starts, log lines and the run's next status (None: unchanged).
 
-    `logs` are the decision's; they are left out when its steps cannot be started for want of credits.
+    `said` are lines of steps that were being performed. `logs` are the decision's; they are left out when its steps
+    cannot be started for want of credits.
     """
 
     run_id: RunId
@@ -108,6 +121,7 @@ class Advance:
     revision: int
     finish: tuple[FinishStep, ...] = ()
     start: tuple[StartStep, ...] = ()
+    said: tuple[NewLog, ...] = ()
     logs: tuple[NewLog, ...] = ()
     status: RunStatus | None = None
     available_in: float | None = None

@@ -74,6 +74,10 @@ class Context:
     shown: list[str] = field(default_factory=list)
     loaded: list[tuple[str, ...]] = field(default_factory=list)
     used: int = 0
+    lines: list[NewLog] = field(default_factory=list)
+
+    def log(self, line: NewLog) -> None:
+        self.lines.append(line)
 
     def spent(self, micro_credits: int) -> None:
         self.used = micro_credits
@@ -280,6 +284,8 @@ class Drive:
             outcome: Outcome = await self.engine.perform(self.state, step, context)
         except AppError as error:
             return Failed(StepError(error.code, error.message, error.retryable))
+        finally:
+            self.logs += context.lines
         if not isinstance(outcome, Waiting):
             return outcome
         assert isinstance(outcome.on, HumanRequest)

@@ -211,3 +211,14 @@ def test_the_log_hides_what_is_open_in_the_process() -> None:
 
     del redactor
     assert redact_line("It failed with a-key-without-any-shape") == "It failed with a-key-without-any-shape"
+
+
+def test_half_a_character_in_a_stream_stops_nothing():
+    stream = Redactor().stream()
+    key = f"sk-proj-{RANDOM}"
+
+    shown = "".join(
+        [stream.feed("\ud800 and "), stream.feed(key[:20]), stream.feed(f"{key[20:]} \udfff."), stream.flush()]
+    )
+
+    assert shown == f"\ud800 and {MARK} \udfff."

@@ -71,8 +71,8 @@ async def predict(
             conversation = Conversation(client, question, step, viewing, patience=servers.patience)
             answer = await conversation.answer(seconds=config.timeout_seconds)
         except AppError as error:
-            return _failed(error, viewing, config)
-    return Done(answer.to_output(), _records(answer, asked, viewing, resume), credits=config.credits)
+            return _failed(error, config)
+    return Done(answer.to_output(), _records(answer, asked, resume), credits=config.credits)
 
 
 async def _opened(
@@ -148,16 +148,16 @@ def _session_id(config: FlowiseConfig, run: Run) -> str:
     return str(uuid5(_PEOPLE, f"{run.agent.agent_id}:{run.account_id}:{run.user_id}"))
 
 
-def _records(answer: Answer, asked: Asked, viewing: Viewing, resume: Resume | None) -> Records:
+def _records(answer: Answer, asked: Asked, resume: Resume | None) -> Records:
     messages: list[NewMessage] = []
     if resume is None and asked.question is not None:
         messages.append(NewMessage("user", [{"type": "text", "text": asked.question}]))
     if answer.text:
         messages.append(NewMessage("assistant", [{"type": "text", "text": answer.text}]))
-    return Records(logs=viewing.logs, messages=tuple(messages))
+    return Records(messages=tuple(messages))
 
 
-def _failed(error: AppError, viewing: Viewing, config: FlowiseConfig) -> Failed:
+def _failed(error: AppError, config: FlowiseConfig) -> Failed:
     """The step's failure. Tried again, after a while, only where nothing was started at the server."""
     busy = isinstance(error, UpstreamBusy)
     said = {"flowise": error.details, "hint": error.hint}
@@ -165,4 +165,4 @@ def _failed(error: AppError, viewing: Viewing, config: FlowiseConfig) -> Failed:
     failure = StepError(error.code, error.message, retryable=busy, details=details or None)
     pause = error.retry_after_seconds if isinstance(error, UpstreamBusy) else None
     # A refusal before anything was asked costs nothing; what broke or failed later may have cost its provider calls.
-    return Failed(failure, Records(logs=viewing.logs), credits=0 if busy else config.credits, retry_after_seconds=pause)
+    return Failed(failure, credits=0 if busy else config.credits, retry_after_seconds=pause)

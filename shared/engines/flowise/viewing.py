@@ -1,4 +1,4 @@
-"""What the people of a run see of a flow at work: its words as they come, and a few lines on its nodes.
+"""What the people of a run see of a flow at work: its words as they come, and lines on its nodes, both live.
 
 Of what went into nodes and tools nothing is said: it may be large, and it may hold keys.
 """
@@ -11,7 +11,6 @@ from shared.engines.flowise.wire import Event
 from shared.runs.engine import StepContext
 from shared.runs.models import Json, JsonObject, LogType, NewLog
 
-MOST_LINES: Final = 100  # a loop in a flow may pass its nodes for ever
 _NAME_CHARACTERS: Final = 200
 _ENDS: Final[dict[str, LogType]] = {"FINISHED": "info", "ERROR": "error", "TERMINATED": "warning", "STOPPED": "info"}
 
@@ -22,20 +21,9 @@ class Viewing:
     def __init__(self, ctx: StepContext) -> None:
         self.shown = False
         self._ctx = ctx
-        self._lines: list[NewLog] = []
-        self._left_out = 0
-
-    @property
-    def logs(self) -> tuple[NewLog, ...]:
-        if not self._left_out:
-            return tuple(self._lines)
-        return (*self._lines, NewLog("info", f"And {self._left_out} more lines of the flow"))
 
     def line(self, kind: LogType, message: str, metadata: JsonObject | None = None) -> None:
-        if len(self._lines) < MOST_LINES:
-            self._lines.append(NewLog(kind, message, metadata or {}))
-        else:
-            self._left_out += 1
+        self._ctx.log(NewLog(kind, message, metadata or {}))
 
     async def text(self, text: str) -> None:
         if text:

@@ -14,7 +14,7 @@ from shared.engines.flowise.engine import FlowiseEngine, FlowiseState
 from shared.engines.flowise.performing import Servers
 from shared.errors import NotFound
 from shared.runs.engine import Decision, Outcome, StepContext
-from shared.runs.models import JsonObject, Run, RunView, Step, StepResult
+from shared.runs.models import JsonObject, NewLog, Run, RunView, Step, StepResult
 from shared.vault.opening import OpenCredential
 from shared.vault.secret import Secret
 from tests.engines.drive import Drive
@@ -43,6 +43,9 @@ class Opening:
 
     async def delta(self, text: str) -> None:
         await self.inner.delta(text)
+
+    def log(self, line: NewLog) -> None:
+        self.inner.log(line)
 
     def spent(self, micro_credits: int) -> None:
         self.inner.spent(micro_credits)

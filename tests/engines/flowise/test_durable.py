@@ -26,6 +26,7 @@ from tests.support.runs import (
     log_lines,
     run_row,
     step_rows,
+    until,
     until_status,
 )
 
@@ -90,6 +91,29 @@ async def test_a_buyer_runs_a_sellers_flow_with_a_key_that_nobody_sees(
     assert opened == ["flowise", "openai"]
     assert leaks_in(await everything_of(database_url, run_id)) == []
     await assert_books_balance(database_url, shop.buyer.id)
+
+
+async def test_what_the_nodes_do_is_in_the_log_while_the_flow_is_at_work(
+    database: DirectDatabase, database_url: str, flowise: FlowiseServer
+) -> None:
+    flow = flowise.agentflow(Turn("One two three", hangs=True, after=1), enabled=AGENTFLOW)
+    shop = await open_shop(database_url, flowise, flow)
+    run_id = await shop.run()
+
+    async def lines() -> list[str]:
+        return [message for _, kind, message in await log_lines(database_url, run_id) if kind != "state_transition"]
+
+    async with working(database):
+
+        async def begun() -> bool:
+            return await lines() == ["Start: finished"]
+
+        await until(begun)
+        flowise.release()
+        row = await until_status(database_url, run_id, "completed", "failed")
+
+    assert row["status"] == "completed"
+    assert await lines() == ["Start: finished", "LLM: finished"]
 
 
 @pytest.mark.parametrize("kind", ["chatflow", "agentflow"])

@@ -430,8 +430,6 @@ async def test_a_flood_of_an_answer_is_cut_and_can_be_stored(flowise: FlowiseSer
     assert isinstance(stored, Done)
     assert outcome.output["cut"] == ["sourceDocuments", "text", "usedTools"]
     assert len(orjson.dumps(outcome.output)) < RESULT_BYTES / 2
-    assert len(outcome.records.logs) == 101
-    assert outcome.records.logs[-1].message == "And 202 more lines of the flow"
 
 
 # -- the pure part --------------------------------------------------------------------------------------------------
@@ -501,6 +499,9 @@ class ShownContext:
 
     async def delta(self, text: str) -> None:
         del text
+
+    def log(self, line: Any) -> None:
+        del line
 
 
 def step_of() -> Step:
