@@ -105,6 +105,6 @@ def _fresh(run: Run) -> AgentState:
         state = fresh("")
         state.failure = StepError("agent_broken", "The agent's settings cannot be used; its admins can repair them.")
         return state
-    state = fresh(config.task(run.input))
+    state = fresh(config.task(run.input), asked=AgentConfig().task(run.input))
     state.instructions, state.tools = config.instructions, config.tools
     return state

@@ -48,7 +48,7 @@ async def plan(
     response = await _answer(model, request, step, ctx, shown=False)
     spent = prices.cost(model.name, response.usage)
     facts = _facts(response, spent, began)
-    messages = (_message(Message.user(state.prompt)),) if state.plan_calls == 0 else ()
+    messages = (_message(Message.user(state.asked)),) if state.plan_calls == 0 else ()
     if response.stop_reason == "refusal":
         line = NewLog("warning", "The model declined to plan", facts)
         return Done({**_output(response), "declined": True}, Records((line,), messages), spent)

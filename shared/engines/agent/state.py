@@ -27,14 +27,15 @@ _SHOWN_CHARACTERS = 300  # of a summary or a reason in a log line
 class AgentState:
     """What the next decision needs. Equal for equal rows, whatever machine folded them.
 
-    `model` is the name by which its model calls are priced. `instructions` and `tools` are its agent's, if it is of
-    one; None stands for all tools. `plan` is None while a plan is wanted; `planning` is the
-    planner's conversation, `conversation` the supervisor's. `finished` holds title and summary of each finished phase,
-    `steps` the numbers of all ended steps. `lines` go out with the next decision; they are there only while no step is
-    open, so no line goes out twice.
+    `prompt` is the task as models are told it, `asked` as the run's person put it. `model` is the name by which its
+    model calls are priced. `instructions` and `tools` are its agent's, if it is of one; None stands for all tools.
+    `plan` is None while a plan is wanted; `planning` is the planner's conversation, `conversation` the
+    supervisor's. `finished` holds title and summary of each finished phase, `steps` the numbers of all ended steps.
+    `lines` go out with the next decision; they are there only while no step is open, so no line goes out twice.
     """
 
     prompt: str
+    asked: str
     model: str = ""
     instructions: str = ""
     tools: tuple[str, ...] | None = None
@@ -65,9 +66,9 @@ class AgentState:
         return None if self.plan is None or self.phase_at == len(self.plan.phases) else self.plan.phases[self.phase_at]
 
 
-def fresh(prompt: str) -> AgentState:
+def fresh(prompt: str, *, asked: str | None = None) -> AgentState:
     """The state of a run without steps."""
-    state = AgentState(prompt)
+    state = AgentState(prompt, prompt if asked is None else asked)
     state.planning.say(Message.user(prompts.plan_wanted(prompt)))
     return state
 
