@@ -7,8 +7,10 @@ names the real port (`dataclasses.replace`), so nothing downstream ever sees 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from local.auth_settings import AuthSettings
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -28,7 +30,7 @@ class StackConfig:
     ephemeral: bool = False
     project_dir: Path = PROJECT_DIR
     reload: bool = False  # load functions anew when their code changes
-    jwt_seconds: int = 3600  # life of a user's access token, GoTrue's default
+    auth: AuthSettings = field(default_factory=AuthSettings)
 
     @property
     def api_url(self) -> str:

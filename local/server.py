@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from local.auth_settings import AuthSettings
 from local.config import StackConfig
 from local.errors import StackError
 from local.gateway import build_gateway
@@ -187,7 +189,9 @@ class _Server(uvicorn.Server):
 def main() -> int:
     """`python -m local.server`: what `local.stack.start` runs in the background. Exit code 1: it could not run."""
     default = StackConfig()
-    parser = argparse.ArgumentParser(prog="local.server")
+    parser = argparse.ArgumentParser(
+        prog="local.server", epilog=f"Auth is set by the environment: {', '.join(AuthSettings.variables())}."
+    )
     parser.add_argument("--port", type=int, default=default.port)
     parser.add_argument("--db-port", type=int, default=default.db_port)
     parser.add_argument("--data-dir", type=Path, default=default.data_dir)
@@ -197,7 +201,8 @@ def main() -> int:
     for name in ("local", "shared", "functions"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
-        asyncio.run(serve(StackConfig(**vars(parser.parse_args()))))
+        auth = AuthSettings.from_environment(os.environ)
+        asyncio.run(serve(StackConfig(**vars(parser.parse_args()), auth=auth)))
     except StackError as exc:
         print(exc, file=sys.stderr)
         return 1

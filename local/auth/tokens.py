@@ -18,7 +18,7 @@ from local.services import Services
 def session_body(services: Services, user: User, grant: Grant) -> dict[str, Any]:
     """The reply to every sign-in and refresh. The official clients need each of these keys."""
     issued_at = int(time.time())
-    lifetime = services.config.jwt_seconds
+    lifetime = services.config.auth.jwt_exp
     claims = {
         "iss": services.config.auth_url,
         "sub": str(user.id),

@@ -12,8 +12,9 @@ from dotenv import dotenv_values
 from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType] - its optional trio types
 
 from local import stack as background
+from local.auth_settings import AuthSettings
 from local.cli.hosting import hosted_stack
-from local.cli.options import stack_options
+from local.cli.options import AUTH_HELP, stack_options
 from local.config import StackConfig
 from local.worker_process import WorkerProcess, running_worker
 
@@ -22,13 +23,13 @@ RESTART_SECONDS = 2.0  # between the ends of a worker that cannot stay up
 _log = logging.getLogger("runbase.dev")
 
 
-@click.command()
+@click.command(epilog=AUTH_HELP)
 @stack_options
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: an empty database that goes with the stack.")
 @click.option(
     "--env-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="NAME=value lines for the functions and the worker, such as ANTHROPIC_API_KEY.",
+    help="NAME=value lines for the functions, the worker and auth, such as ANTHROPIC_API_KEY.",
 )
 def dev(port: int, db_port: int, data_dir: Path, env_file: Path | None, *, ephemeral: bool) -> None:
     """Keep a stack and a worker up until SIGINT or SIGTERM.
@@ -39,7 +40,8 @@ def dev(port: int, db_port: int, data_dir: Path, env_file: Path | None, *, ephem
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     os.environ.update(_environment(env_file))
-    config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral, reload=True)
+    auth = AuthSettings.from_environment(os.environ)
+    config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral, reload=True, auth=auth)
     asyncio.run(_serve(config))
 
 

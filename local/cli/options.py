@@ -8,10 +8,15 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from local.auth_settings import AuthSettings
 from local.config import StackConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+AUTH_HELP = "\b\nThe environment sets how /auth/v1 behaves, under GoTrue's names:\n" + "\n".join(
+    f"  {variable}  {what}" for variable, what in AuthSettings.variables().items()
+)
 
 _DEFAULT = StackConfig()
 _PORT = click.IntRange(0, 65535)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
 from local import stack as background
+from local.auth_settings import AuthSettings
 from local.cli.hosting import hosted_stack
-from local.cli.options import data_dir_option, stack_options
+from local.cli.options import AUTH_HELP, data_dir_option, stack_options
 from local.config import StackConfig
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, epilog=AUTH_HELP)
 @stack_options
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: an empty database that goes with the stack.")
 @click.pass_context
@@ -28,10 +30,12 @@ def stack(context: click.Context, port: int, db_port: int, data_dir: Path, *, ep
         _refuse_misplaced_options(context, context.invoked_subcommand)
     else:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        asyncio.run(_foreground(StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral)))
+        auth = AuthSettings.from_environment(os.environ)
+        config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral, auth=auth)
+        asyncio.run(_foreground(config))
 
 
-@stack.command()
+@stack.command(epilog=AUTH_HELP)
 @stack_options
 def start(port: int, db_port: int, data_dir: Path) -> None:
     """Start it in the background, unless it runs."""

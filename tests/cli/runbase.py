@@ -22,7 +22,7 @@ def environment(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("RUNBASE_", "SUPABASE_", "PYTEST")) and not name.endswith("_API_KEY")
+        if not name.startswith(("RUNBASE_", "SUPABASE_", "GOTRUE_", "PYTEST")) and not name.endswith("_API_KEY")
     }
     return {**kept, "PYTHONPATH": str(PROJECT_DIR), "PYTHONUNBUFFERED": "1", **more}
 

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
-from supabase_auth.types import Session
+from supabase_auth.types import AuthFlowType, Session
 
+from local.auth_settings import AuthSettings
 from local.config import StackConfig
 from local.gateway import build_gateway
 from local.keys import Keys
@@ -62,9 +63,9 @@ class Stack:
     def service_key(self) -> str:
         return self.keys.secret_key
 
-    async def client(self, key: str | None = None) -> AsyncClient:
+    async def client(self, key: str | None = None, *, flow_type: AuthFlowType = "pkce") -> AsyncClient:
         """An official client with the given key, by default the publishable one."""
-        options = AsyncClientOptions(auto_refresh_token=False, persist_session=True)
+        options = AsyncClientOptions(auto_refresh_token=False, persist_session=True, flow_type=flow_type)
         self._clients.append(await acreate_client(self.url, key or self.anon_key, options=options))
         return self._clients[-1]
 
@@ -85,14 +86,14 @@ class Stack:
 
 @asynccontextmanager
 async def stack_over(
-    database_url: str, *, functions_apps: Mapping[str, ASGIApp] | None = None
+    database_url: str, *, functions_apps: Mapping[str, ASGIApp] | None = None, auth: AuthSettings | None = None
 ) -> AsyncGenerator[Stack]:
     """Run a gateway on a free port over a migrated database."""
     async with AsyncExitStack() as cleanup:
         listener = cleanup.enter_context(listening("127.0.0.1", 0))
         port, db_port = listener.getsockname()[1], urlsplit(database_url).port
         assert db_port is not None
-        config = StackConfig(port=port, db_port=db_port)
+        config = StackConfig(port=port, db_port=db_port, auth=auth or AuthSettings())
         gateway = build_gateway(config, database_url, functions_apps=functions_apps)
         await cleanup.enter_async_context(serving(gateway, listener))
         stack = Stack(config, database_url)
