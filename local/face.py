@@ -8,6 +8,7 @@ from html import escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from local.auth import MAILS_PATH
 from local.config import StackConfig
 from local.keys import Keys
 
@@ -41,11 +42,9 @@ def face(config: StackConfig, keys: Keys) -> Callable[[Request], Awaitable[Respo
         "Functions": f"{config.api_url}/functions/v1/",
         "Database": config.database_url,
     }
-    page = _PAGE.format(
-        entries="".join(
-            f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in entries.items()
-        )
-    )
+    shown = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in entries.items())
+    mails = f'<dt>Mails</dt><dd><a href="{MAILS_PATH}">What would have been sent</a></dd>'
+    page = _PAGE.format(entries=shown + mails)
 
     async def show(_request: Request) -> Response:
         return HTMLResponse(page)

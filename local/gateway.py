@@ -49,10 +49,10 @@ def build_gateway(
     The config must name the real port: tokens and functions carry the URL made of it. `functions_apps` replaces the
     project's functions, by name.
     """
-    services = Services.of(config, database_url)
+    services, outbox = Services.of(config, database_url), auth.Outbox()
     parts = [
         rest.build(services),
-        auth.build(services),
+        auth.build(services, outbox),
         realtime.build(services),
         functions.build(services, functions_apps),
     ]

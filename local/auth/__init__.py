@@ -1,7 +1,8 @@
 """`/auth/v1` of the embedded Supabase: what supabase-py and supabase-js expect of GoTrue.
 
-Users, sessions and refresh tokens live in the `auth` schema as on hosted Supabase, so triggers, foreign keys and
-policies written against it hold. Mail, one-time passwords, phones and outside providers are refused by name.
+Users, sessions and tokens live in the `auth` schema as on hosted Supabase, so triggers, foreign keys and policies
+written against it hold. Mails are kept in an outbox (`/mails`) and not sent. Phones, outside providers and second
+factors are refused by name.
 """
 
 from __future__ import annotations
@@ -9,14 +10,29 @@ from __future__ import annotations
 from local.auth.about import About
 from local.auth.account import Account
 from local.auth.admin import Admin
+from local.auth.by_mail import ByMail
+from local.auth.context import AuthContext
+from local.auth.grants import Grants
+from local.auth.mails import PATH as MAILS_PATH
+from local.auth.mails import MailPages
+from local.auth.outbox import Mail, Outbox
+from local.auth.signup import SignUps
+from local.auth.verify import Verification
 from local.services import Part, Services
 
-__all__ = ["PREFIX", "build"]
+__all__ = ["MAILS_PATH", "PREFIX", "Mail", "Outbox", "build"]
 
 PREFIX = "/auth/v1"
 
 
-def build(services: Services) -> Part:
-    """The auth server's routes. `About` comes last: it answers what nobody else does."""
-    groups = (Account(services), Admin(services), About(services))
-    return Part(routes=[route for group in groups for route in group.routes(PREFIX)])
+def build(services: Services, outbox: Outbox) -> Part:
+    """The auth server's routes, and the page of the mails that it puts into `outbox`.
+
+    `About` comes last: it answers what nobody else does.
+    """
+    context = AuthContext.of(services, outbox)
+    kinds = (
+        SignUps, Grants, ByMail, Verification, Account, Admin, About,
+    )  # fmt: skip
+    routes = [route for kind in kinds for route in kind(context).routes(PREFIX)]
+    return Part(routes=[*routes, *MailPages(outbox).routes()])

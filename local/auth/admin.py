@@ -11,13 +11,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local.auth import passwords, sessions, users
-from local.auth.account import EMAIL_PROVIDER, email_exists
 from local.auth.bodies import AdminUser, DeleteUser, ban_seconds, email_address, read, uuid_of
-from local.auth.caller import require_admin
-from local.auth.database import Cursor, transaction
-from local.auth.errors import AuthError, Endpoint, answering_errors, invalid
+from local.auth.caller import admin_only
+from local.auth.context import AuthContext, email_exists
+from local.auth.database import Cursor
+from local.auth.errors import AuthError, invalid
+from local.auth.one_time_tokens import EVERY_TOKEN
+from local.auth.signup import EMAIL_PROVIDER
 from local.auth.users import AUDIENCE, NewUser, User, UserChange
-from local.services import Services
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000  # one reply stays a few megabytes
@@ -26,17 +27,18 @@ MAX_PAGE_SIZE = 1000  # one reply stays a few megabytes
 class Admin:
     """The endpoints that need the service role."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, context: AuthContext) -> None:
+        self._context = context
 
     def routes(self, prefix: str) -> list[Route]:
+        keys = self._context.services.keys
         all_users, one_user = f"{prefix}/admin/users", f"{prefix}/admin/users/{{user_id}}"
         return [
-            Route(all_users, self._guarded(self.create_user), methods=["POST"]),
-            Route(all_users, self._guarded(self.list_users), methods=["GET"]),
-            Route(one_user, self._guarded(self.get_user), methods=["GET"]),
-            Route(one_user, self._guarded(self.update_user), methods=["PUT"]),
-            Route(one_user, self._guarded(self.delete_user), methods=["DELETE"]),
+            Route(all_users, admin_only(keys, self.create_user), methods=["POST"]),
+            Route(all_users, admin_only(keys, self.list_users), methods=["GET"]),
+            Route(one_user, admin_only(keys, self.get_user), methods=["GET"]),
+            Route(one_user, admin_only(keys, self.update_user), methods=["PUT"]),
+            Route(one_user, admin_only(keys, self.delete_user), methods=["DELETE"]),
         ]
 
     async def create_user(self, request: Request) -> Response:
@@ -60,7 +62,7 @@ class Admin:
             user_metadata=(body.user_metadata or {}) | ({"email_verified": True} if confirmed else {}),
         )
         try:
-            async with transaction(self._services.admin_pool) as cursor:
+            async with self._context.transaction() as cursor:
                 await users.insert(cursor, new)
                 return JSONResponse((await _existing(cursor, new.id)).body)
         except users.EmailTaken as exc:
@@ -72,13 +74,13 @@ class Admin:
         """One page of users, newest first, with the next and last page as `Link`."""
         page = _count(request, "page", default=1)
         per_page = min(_count(request, "per_page", default=DEFAULT_PAGE_SIZE), MAX_PAGE_SIZE)
-        async with transaction(self._services.admin_pool) as cursor:
+        async with self._context.transaction() as cursor:
             found, total = await users.find_page(cursor, limit=per_page, offset=(page - 1) * per_page)
         headers = {"X-Total-Count": str(total), "Link": _links(page, per_page, total)}
         return JSONResponse({"users": [user.body for user in found], "aud": AUDIENCE}, headers=headers)
 
     async def get_user(self, request: Request) -> Response:
-        async with transaction(self._services.admin_pool) as cursor:
+        async with self._context.transaction() as cursor:
             return JSONResponse((await _existing(cursor, _user_id(request))).body)
 
     async def update_user(self, request: Request) -> Response:
@@ -97,10 +99,11 @@ class Admin:
             user_metadata=(body.user_metadata or {}) | ({"email_verified": True} if body.email_confirm else {}),
         )
         try:
-            async with transaction(self._services.admin_pool) as cursor:
+            async with self._context.transaction() as cursor:
                 await _existing(cursor, user_id)
                 await users.update(cursor, user_id, change)
                 if change.password_hash:
+                    await self._context.tokens.drop(cursor, user_id, EVERY_TOKEN)
                     await sessions.sign_out(cursor, user_id, session_id=None, scope="global")
                 return JSONResponse((await _existing(cursor, user_id)).body)
         except users.EmailTaken as exc:
@@ -108,17 +111,10 @@ class Admin:
 
     async def delete_user(self, request: Request) -> Response:
         user_id, body = _user_id(request), await read(request, DeleteUser, optional=True)
-        async with transaction(self._services.admin_pool) as cursor:
+        async with self._context.transaction() as cursor:
             await _existing(cursor, user_id)
             await users.delete(cursor, user_id, soft=bool(body.should_soft_delete))
         return JSONResponse({})
-
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
-        async def guarded(request: Request) -> Response:
-            require_admin(request, self._services.keys)
-            return await endpoint(request)
-
-        return answering_errors(guarded)
 
 
 async def _existing(cursor: Cursor, user_id: UUID) -> User:

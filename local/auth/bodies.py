@@ -35,11 +35,63 @@ class _Body(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class SignUp(_Body):
+class _Beginning(_Body):
+    """May begin a flow that ends with the exchange of a code (PKCE)."""
+
+    code_challenge: Text = None
+    code_challenge_method: Text = None
+
+
+class SignUp(_Beginning):
     email: Text = None
     phone: Text = None
     password: Text = None
     data: Metadata | None = None
+
+
+class Otp(_Beginning):
+    email: Text = None
+    phone: Text = None
+    channel: Text = None
+    create_user: bool | None = None
+    data: Metadata | None = None
+
+
+class Recover(_Beginning):
+    email: Text = None
+
+
+class Resend(_Beginning):
+    type: Text = None
+    email: Text = None
+    phone: Text = None
+
+
+class Verify(_Body):
+    type: Text = None
+    token: Text = None
+    token_hash: Text = None
+    email: Text = None
+    phone: Text = None
+    redirect_to: Text = None
+
+
+class Invite(_Body):
+    email: Text = None
+    data: Metadata | None = None
+
+
+class GenerateLink(_Body):
+    type: Text = None
+    email: Text = None
+    new_email: Text = None
+    password: Text = None
+    data: Metadata | None = None
+    redirect_to: Text = None
+
+
+class Enrollment(_Body):
+    factor_type: Text = None
 
 
 class PasswordGrant(_Body):
@@ -52,10 +104,20 @@ class RefreshGrant(_Body):
     refresh_token: Text = None
 
 
-class UserUpdate(_Body):
+class CodeGrant(_Body):
+    auth_code: Text = None
+    code_verifier: Text = None
+
+
+class IdTokenGrant(_Body):
+    provider: Text = None
+
+
+class UserUpdate(_Beginning):
     email: Text = None
     phone: Text = None
     password: Text = None
+    nonce: Text = None
     data: Metadata | None = None
     app_metadata: Metadata | None = None
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from local.auth import sessions, users
 from local.auth.bodies import uuid_of
 from local.auth.database import Cursor
-from local.auth.errors import AuthError
+from local.auth.errors import AuthError, Endpoint, answering_errors
 from local.auth.sessions import Session
 from local.auth.users import User
 from local.keys import Claims, InvalidToken, Keys
@@ -44,10 +45,15 @@ def claims_of(request: Request, keys: Keys) -> Claims:
         raise _bad_jwt(f"invalid JWT: unable to parse or verify signature, {exc}") from exc
 
 
-def require_admin(request: Request, keys: Keys) -> None:
-    """Let only the service role (or the platform's own admin) through."""
-    if claims_of(request, keys).get("role") not in ADMIN_ROLES:
-        raise AuthError(403, "not_admin", "User not allowed")
+def admin_only(keys: Keys, endpoint: Endpoint) -> Endpoint:
+    """The endpoint for nobody but the service role (or the platform's own admin)."""
+
+    async def guarded(request: Request) -> Response:
+        if claims_of(request, keys).get("role") not in ADMIN_ROLES:
+            raise AuthError(403, "not_admin", "User not allowed")
+        return await endpoint(request)
+
+    return answering_errors(guarded)
 
 
 async def caller_of(request: Request, keys: Keys, cursor: Cursor) -> Caller:

@@ -31,13 +31,14 @@ _OPEN = """
       update auth.users set last_sign_in_at = now(), updated_at = now() where id = %(user_id)s
     ), identity as (
       update auth.identities set last_sign_in_at = now(), updated_at = now()
-      where user_id = %(user_id)s and provider = 'email' and %(method)s = 'password'
+      where user_id = %(user_id)s and provider = 'email' and %(method)s <> 'anonymous'
     )
     insert into auth.refresh_tokens (instance_id, token, user_id, session_id, revoked, created_at, updated_at)
     values ('00000000-0000-0000-0000-000000000000', %(token)s, %(user_id)s::text, %(id)s, false, now(), now())
 """
 _FIND = """
     select s.id, s.user_id, s.aal::text,
+      coalesce(s.created_at < now() - interval '24 hours', true) as is_old,
       (select coalesce(jsonb_agg(jsonb_build_object(
           'method', m.authentication_method, 'timestamp', floor(extract(epoch from m.updated_at))::bigint
         ) order by m.updated_at desc), '[]')
@@ -89,6 +90,7 @@ class Session:
     user_id: UUID
     aal: str
     amr: list[dict[str, Any]]
+    is_old: bool  # signed in more than a day ago
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ async def open_session(cursor: Cursor, user_id: UUID, *, method: str, user_agent
 async def find(cursor: Cursor, session_id: UUID) -> Session | None:
     await cursor.execute(_FIND, (session_id,))
     row = await cursor.fetchone()
-    return Session(row["id"], row["user_id"], row["aal"] or "aal1", row["amr"]) if row else None
+    return Session(row["id"], row["user_id"], row["aal"] or "aal1", row["amr"], row["is_old"]) if row else None
 
 
 async def rotate(cursor: Cursor, token: str) -> Grant | None:

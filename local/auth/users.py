@@ -94,10 +94,12 @@ class User:
     id: UUID
     role: str
     email: str | None
+    new_email: str | None  # asked for and not confirmed yet
     password_hash: str | None
     is_anonymous: bool
     is_banned: bool
     is_confirmed: bool
+    is_invited: bool
     app_metadata: Metadata
     user_metadata: Metadata
     body: dict[str, Any] = field(repr=False)
@@ -108,10 +110,12 @@ class User:
             id=row["id"],
             role=row["role"] or "",
             email=row["email"],
+            new_email=row["email_change"] or None,
             password_hash=row["encrypted_password"],
             is_anonymous=row["is_anonymous"],
             is_banned=row["banned"],
             is_confirmed=row["email_confirmed_at"] is not None,
+            is_invited=row["invited_at"] is not None,
             app_metadata=row["raw_app_meta_data"] or {},
             user_metadata=row["raw_user_meta_data"] or {},
             body=_body(row),
@@ -154,7 +158,7 @@ async def insert(cursor: Cursor, new: NewUser) -> None:
     Raises:
         EmailTaken, IdTaken: it is another user's.
     """
-    with _naming_what_is_taken():
+    with naming_what_is_taken():
         await cursor.execute(
             _INSERT,
             {
@@ -171,7 +175,7 @@ async def insert(cursor: Cursor, new: NewUser) -> None:
             },
         )
     if new.email is not None:
-        await _write_email_identity(cursor, new.id, new.email)
+        await write_email_identity(cursor, new.id, new.email, verified=False)
 
 
 async def update(cursor: Cursor, user_id: UUID, change: UserChange) -> None:
@@ -180,7 +184,7 @@ async def update(cursor: Cursor, user_id: UUID, change: UserChange) -> None:
     Raises:
         EmailTaken: the address is another user's.
     """
-    with _naming_what_is_taken():
+    with naming_what_is_taken():
         await cursor.execute(
             _UPDATE,
             {
@@ -197,7 +201,7 @@ async def update(cursor: Cursor, user_id: UUID, change: UserChange) -> None:
             },
         )
     if change.email is not None:
-        await _write_email_identity(cursor, user_id, change.email)
+        await write_email_identity(cursor, user_id, change.email, verified=change.confirm)
 
 
 async def find(cursor: Cursor, user_id: UUID) -> User | None:
@@ -230,8 +234,11 @@ async def delete(cursor: Cursor, user_id: UUID, *, soft: bool) -> None:
 
 
 @contextmanager
-def _naming_what_is_taken() -> Generator[None]:
-    """A unique key of some other table is violated by a project's own trigger, and is not ours to explain."""
+def naming_what_is_taken() -> Generator[None]:
+    """Turn a violated key of auth.users into EmailTaken or IdTaken.
+
+    A unique key of some other table is violated by a project's own trigger, and is not ours to explain.
+    """
     try:
         yield
     except UniqueViolation as exc:
@@ -242,8 +249,9 @@ def _naming_what_is_taken() -> Generator[None]:
         raise
 
 
-async def _write_email_identity(cursor: Cursor, user_id: UUID, email: str) -> None:
-    data = {"sub": str(user_id), "email": email, "email_verified": False, "phone_verified": False}
+async def write_email_identity(cursor: Cursor, user_id: UUID, email: str, *, verified: bool) -> None:
+    """Have the user sign in by this address."""
+    data = {"sub": str(user_id), "email": email, "email_verified": verified, "phone_verified": False}
     await cursor.execute(_EMAIL_IDENTITY, {"id": user_id, "data": Jsonb(data)})
 
 
@@ -268,6 +276,11 @@ def _body(row: dict[str, Any]) -> dict[str, Any]:
             "updated_at",
             "banned_until",
             "deleted_at",
+            "invited_at",
+            "confirmation_sent_at",
+            "recovery_sent_at",
+            "email_change_sent_at",
+            "reauthentication_sent_at",
         )
         if row[name] is not None
     }
@@ -281,6 +294,7 @@ def _body(row: dict[str, Any]) -> dict[str, Any]:
         "user_metadata": row["raw_user_meta_data"] or {},
         "identities": [_identity_body(identity) for identity in row["identities"]],
         "is_anonymous": row["is_anonymous"],
+        **({"new_email": row["email_change"]} if row["email_change"] else {}),
         **times,
     }
 

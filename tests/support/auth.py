@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
+import httpx
 import psycopg
 from httpx import Response
 from supabase import AsyncClient
@@ -29,6 +32,36 @@ async def refresh(client: AsyncClient, token: str) -> str:
     answer = await client.auth.refresh_session(token)
     assert answer.session
     return answer.session.refresh_token
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """Where a browser is after it followed a mail's link."""
+
+    url: str  # without query and fragment
+    query: dict[str, str]
+    fragment: dict[str, str]
+
+
+async def mails(stack: Stack, to: str = "") -> list[dict[str, Any]]:
+    """The outbox, newest first."""
+    async with httpx.AsyncClient() as http:
+        return (await http.get(f"{stack.url}/mails", params={"to": to})).json()["mails"]
+
+
+async def last_mail(stack: Stack, to: str) -> dict[str, Any]:
+    """The newest mail to the address."""
+    return (await mails(stack, to))[0]
+
+
+async def follow(link: str) -> Landing:
+    """Click a link: the auth server redirects, and nobody need be where it leads."""
+    async with httpx.AsyncClient() as browser:
+        answer = await browser.get(link)
+    assert answer.status_code == 303, answer.text
+    parts = urlsplit(answer.headers["location"])
+    values = [dict(parse_qsl(text, keep_blank_values=True)) for text in (parts.query, parts.fragment)]
+    return Landing(parts._replace(query="", fragment="").geturl(), *values)
 
 
 def bearer(token: str) -> dict[str, str]:
