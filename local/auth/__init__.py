@@ -12,7 +12,9 @@ from local.auth.account import Account
 from local.auth.admin import Admin
 from local.auth.by_mail import ByMail
 from local.auth.context import AuthContext
+from local.auth.elsewhere import Elsewhere
 from local.auth.grants import Grants
+from local.auth.identities import Identities
 from local.auth.mails import PATH as MAILS_PATH
 from local.auth.mails import MailPages
 from local.auth.outbox import Mail, Outbox
@@ -32,7 +34,7 @@ def build(services: Services, outbox: Outbox) -> Part:
     """
     context = AuthContext.of(services, outbox)
     kinds = (
-        SignUps, Grants, ByMail, Verification, Account, Admin, About,
+        SignUps, Grants, ByMail, Verification, Account, Identities, Elsewhere, Admin, About,
     )  # fmt: skip
     routes = [route for kind in kinds for route in kind(context).routes(PREFIX)]
     return Part(routes=[*routes, *MailPages(outbox).routes()])
