@@ -15,6 +15,7 @@ from local.auth.context import AuthContext
 from local.auth.elsewhere import Elsewhere
 from local.auth.grants import Grants
 from local.auth.identities import Identities
+from local.auth.invitations import Invitations
 from local.auth.mails import PATH as MAILS_PATH
 from local.auth.mails import MailPages
 from local.auth.outbox import Mail, Outbox
@@ -34,7 +35,7 @@ def build(services: Services, outbox: Outbox) -> Part:
     """
     context = AuthContext.of(services, outbox)
     kinds = (
-        SignUps, Grants, ByMail, Verification, Account, Identities, Elsewhere, Admin, About,
+        SignUps, Grants, ByMail, Verification, Account, Identities, Elsewhere, Admin, Invitations, About,
     )  # fmt: skip
     routes = [route for kind in kinds for route in kind(context).routes(PREFIX)]
     return Part(routes=[*routes, *MailPages(outbox).routes()])

@@ -2,10 +2,10 @@
 import { createClient } from "@supabase/supabase-js";
 import WebSocket from "ws";
 
-export function newClient(key = process.env.SUPABASE_PUBLISHABLE_KEY) {
+export function newClient(key = process.env.SUPABASE_PUBLISHABLE_KEY, auth = {}) {
   return createClient(process.env.SUPABASE_URL, key, {
     // The refresh timer would keep the process alive.
-    auth: { autoRefreshToken: false, persistSession: false },
+    auth: { autoRefreshToken: false, persistSession: false, ...auth },
     // Node before 22 has no WebSocket of its own, and the client refuses to be made without one.
     realtime: { transport: globalThis.WebSocket ?? WebSocket },
   });

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from local.auth_settings import AuthSettings
 from tests.support.node import run_script
+from tests.support.stack import stack_over
 
 
 async def test_a_user_signs_up_refreshes_signs_in_elsewhere_and_signs_out(stack):
@@ -46,3 +48,20 @@ async def test_the_secret_key_administers_users(stack):
     assert seen["plan"] == "pro"
     assert seen["banned"] == "user_banned"
     assert seen["gone"] == {"status": 404, "code": "user_not_found"}
+
+
+async def test_mails_confirm_recover_and_change_addresses(database_url):
+    async with stack_over(database_url, auth=AuthSettings(mailer_autoconfirm=False)) as stack:
+        seen = await run_script("auth_mails.mjs", stack)
+    assert seen["pending"] is None
+    assert seen["early"] == "email_not_confirmed"
+    assert seen["landedOn"] == "http://127.0.0.1:3000"
+    assert seen["confirmed"]
+    assert seen["hidden"] == {"identities": [], "sameId": False}
+    assert seen["byCode"] == seen["recovered"] == "ada@example.com"
+    assert seen["resetAt"] == "http://localhost:5173/reset"
+    assert "PASSWORD_RECOVERY" in seen["events"]
+    assert seen["changed"] == seen["linked"] == seen["byHash"] == "lovelace@example.com"
+    assert seen["used"] == {"status": 403, "code": "otp_expired"}
+    assert seen["stranger"] == "otp_disabled"
+    assert (seen["invitation"], seen["verificationType"]) == ("invite", "magiclink")
