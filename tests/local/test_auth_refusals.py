@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from local.auth_settings import AuthSettings
 from tests.support.auth import bearer, new_email, refusal, sql
-from tests.support.stack import PASSWORD, Stack
+from tests.support.stack import PASSWORD, Stack, stack_over
 
 VERSION = "X-Supabase-Api-Version"
 GRANT = "/token?grant_type"
@@ -92,6 +93,56 @@ class TestBodies:
             assert repr(field) in answer.json()["msg"]
             assert PASSWORD not in answer.text
 
+    async def test_a_wrong_type_in_any_body_is_named(self, http, admin):
+        email = new_email()
+        for client, path, field, wrong in (
+            (http, "/otp", "email", 7),
+            (http, "/otp", "create_user", "yes"),
+            (http, "/otp", "data", []),
+            (http, "/recover", "email", {}),
+            (http, "/resend", "type", 1),
+            (http, "/verify", "token", 123456),
+            (http, "/verify", "token_hash", ["x"]),
+            (http, f"{GRANT}=pkce", "auth_code", 1),
+            (http, f"{GRANT}=pkce", "code_verifier", {}),
+            (http, f"{GRANT}=id_token", "provider", 1),
+            (admin, "/invite", "email", ["a@b.c"]),
+            (admin, "/invite", "data", "text"),
+            (admin, "/admin/generate_link", "type", 1),
+            (admin, "/admin/generate_link", "new_email", 1),
+            (admin, "/admin/generate_link", "redirect_to", 1),
+        ):
+            answer = await client.post(path, json={"email": email, field: wrong})
+            assert refusal(answer) == (400, "bad_json"), (path, field)
+            assert repr(field) in answer.json()["msg"]
+
+    async def test_what_a_mail_needs_is_asked_for(self, http, admin):
+        email = new_email()
+        for client, path, body in (
+            (http, "/otp", {}),
+            (http, "/otp", {"email": "nobody"}),
+            (http, "/otp", {"email": email, "phone": "49"}),
+            (http, "/otp", {"email": email, "channel": "sms"}),
+            (http, "/recover", {}),
+            (http, "/recover", {"email": "nobody"}),
+            (http, "/resend", {"email": email}),
+            (http, "/resend", {"type": "recovery", "email": email}),
+            (http, "/resend", {"type": "signup"}),
+            (http, "/resend", {"type": "sms", "email": email}),
+            (http, "/resend", {"type": "signup", "email": email, "phone": "49"}),
+            (http, "/verify", {"token": "1", "email": email}),
+            (http, "/verify", {"type": "email", "email": email}),
+            (http, "/verify", {"type": "email", "token": "1", "token_hash": "2"}),
+            (http, "/verify", {"type": "email", "token": "1"}),
+            (http, "/verify", {"type": "email", "token": "1", "email": email, "phone": "49"}),
+            (http, "/verify", {"type": "email", "token_hash": "2", "email": email}),
+            (http, "/verify", {"type": "reauthentication_token", "token_hash": "2"}),
+            (http, "/verify", {"type": "email", "token": "1", "email": "nobody"}),
+            (admin, "/invite", {}),
+            (admin, "/invite", {"email": "nobody"}),
+        ):
+            assert refusal(await client.post(path, json=body)) == (400, "validation_failed"), (path, body)
+
     async def test_what_cannot_be_stored_is_refused(self, http):
         valid = {"email": new_email(), "password": PASSWORD}
         for wrong in (
@@ -123,7 +174,7 @@ class TestBodies:
         assert (user["user_metadata"]["sub"], user["user_metadata"]["email"]) == (user["id"], user["email"])
 
     async def test_a_grant_nobody_serves_is_refused(self, http):
-        for path in ("/token", f"{GRANT}=id_token", f"{GRANT}="):
+        for path in ("/token", f"{GRANT}=magic", f"{GRANT}="):
             answer = await http.post(path, json={})
             assert (answer.status_code, answer.json()["msg"]) == (400, "unsupported_grant_type")
 
@@ -143,9 +194,8 @@ class TestBodies:
 
     async def test_what_is_not_served_says_so_by_name(self, http):
         for method, path in (
-            ("POST", "/otp"),
-            ("POST", "/recover"),
-            ("GET", "/authorize"),
+            ("POST", "/admin/oauth/clients"),
+            ("GET", "/callback"),
             ("DELETE", "/signup"),
             ("PATCH", "/admin/users"),
         ):
@@ -292,7 +342,9 @@ class TestAbout:
 
 FIELDS = (
     "id", "email", "phone", "password", "password_hash", "refresh_token", "data", "user_metadata", "app_metadata",
-    "email_confirm", "role", "ban_duration", "should_soft_delete",
+    "email_confirm", "role", "ban_duration", "should_soft_delete", "type", "token", "token_hash", "redirect_to",
+    "new_email", "nonce", "create_user", "channel", "code_challenge", "code_challenge_method", "auth_code",
+    "code_verifier", "provider", "factor_type",
 )  # fmt: skip
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80),
@@ -305,18 +357,59 @@ plausible = {
     "ban_duration": st.from_regex(r"\A\d{1,30}(\.\d+)?(h|m|s|ms)\Z"),
     "data": st.dictionaries(st.text(max_size=10), json_values, max_size=3),
     "role": st.text(max_size=300),
+    "type": st.sampled_from(
+        [
+            "signup",
+            "invite",
+            "magiclink",
+            "recovery",
+            "email",
+            "email_change",
+            "email_change_new",
+            "email_change_current",
+            "sms",
+        ]
+    ),
+    "token": st.text(max_size=80),
+    "token_hash": st.text(max_size=80),
+    "new_email": st.just("bob@example.com") | st.emails(),
+    "redirect_to": st.text(max_size=80) | st.from_regex(r"\Ahttps?://[^/]{0,20}/.{0,20}\Z"),
+    "code_challenge": st.from_regex(r"\A[A-Za-z0-9._~-]{43,60}\Z"),
+    "code_challenge_method": st.sampled_from(["s256", "S256", "plain"]),
+    "auth_code": st.text(min_size=1, max_size=80),
+    "code_verifier": st.text(min_size=1, max_size=80),
 }
 bodies = st.fixed_dictionaries({}, optional={name: plausible.get(name, st.nothing()) | json_values for name in FIELDS})
 
 
-async def test_no_body_whatsoever_is_the_servers_fault(stack, http, admin):
-    token = (await sign_up(http, email="ada@example.com"))["access_token"]
-    user = (await admin.post("/admin/users", json={"email": new_email()})).json()["id"]
+@pytest.mark.parametrize("autoconfirm", [True, False], ids=["autoconfirm", "confirm"])
+async def test_no_body_whatsoever_is_the_servers_fault(database_url, autoconfirm):
+    async with stack_over(database_url, auth=AuthSettings(mailer_autoconfirm=autoconfirm)) as stack:
+        await try_bodies(stack)
+
+
+async def try_bodies(stack: Stack) -> None:
+    person = await stack.client()
+    await person.auth.sign_in_anonymously()
+    session = await person.auth.get_session()
+    assert session
+    created = await (await stack.client(stack.service_key)).auth.admin.create_user({"email": new_email()})
+    token, user = session.access_token, created.user.id
     calls = st.sampled_from(
         [
             ("POST", "/signup", stack.keys.anon_key),
             ("POST", f"{GRANT}=password", stack.keys.anon_key),
             ("POST", f"{GRANT}=refresh_token", stack.keys.anon_key),
+            ("POST", f"{GRANT}=pkce", stack.keys.anon_key),
+            ("POST", f"{GRANT}=id_token", stack.keys.anon_key),
+            ("POST", "/otp", stack.keys.anon_key),
+            ("POST", "/magiclink", stack.keys.anon_key),
+            ("POST", "/recover", stack.keys.anon_key),
+            ("POST", "/resend", stack.keys.anon_key),
+            ("POST", "/verify", stack.keys.anon_key),
+            ("POST", "/factors", token),
+            ("POST", "/invite", stack.keys.service_role_key),
+            ("POST", "/admin/generate_link", stack.keys.service_role_key),
             ("PUT", "/user", token),
             ("POST", "/admin/users", stack.keys.service_role_key),
             ("PUT", f"/admin/users/{user}", stack.keys.service_role_key),
@@ -327,7 +420,7 @@ async def test_no_body_whatsoever_is_the_servers_fault(stack, http, admin):
     def try_them_all() -> None:
         with httpx.Client(base_url=f"{stack.url}/auth/v1") as client:
 
-            @settings(max_examples=200, deadline=None)
+            @settings(max_examples=400, deadline=None)
             @given(call=calls, body=bodies)
             def is_answered(call: tuple[str, str, str], body: dict[str, Any]) -> None:
                 method, path, bearer_token = call
@@ -336,5 +429,33 @@ async def test_no_body_whatsoever_is_the_servers_fault(stack, http, admin):
                 assert answer.status_code < 500, answer.text
 
             is_answered()
+
+    await asyncio.to_thread(try_them_all)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    query=st.fixed_dictionaries(
+        {},
+        optional={
+            "type": plausible["type"] | st.text(max_size=20),
+            "token": st.text(max_size=80) | st.text(max_size=20).map("pkce_{}".format),
+            "redirect_to": plausible["redirect_to"],
+        },
+    ),
+    referer=st.text(
+        alphabet=st.characters(min_codepoint=33, max_codepoint=255, exclude_categories=["Cc"]), max_size=40
+    ),
+)
+def link_is_answered(client: httpx.Client, query: dict[str, str], referer: str) -> None:
+    answer = client.get("/verify", params=query, headers={b"referer": referer.encode("latin-1")})
+    assert answer.status_code in {303, 400}
+    assert "error_code" in (answer.headers["location"] if answer.status_code == 303 else answer.text)
+
+
+async def test_no_link_whatsoever_is_the_servers_fault(stack):
+    def try_them_all() -> None:
+        with httpx.Client(base_url=f"{stack.url}/auth/v1") as client:
+            link_is_answered(client)
 
     await asyncio.to_thread(try_them_all)
