@@ -164,7 +164,8 @@ class PostgresServer:
     def _write_settings(self) -> None:
         settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), **self._settings}
         path = self._cluster / "postgresql.conf"
-        path.write_text("".join(f"{name} = '{value}'\n" for name, value in settings.items()))
+        quoted = {name: value.replace("'", "''") for name, value in settings.items()}
+        path.write_text("".join(f"{name} = '{value}'\n" for name, value in quoted.items()))
         self._log.unlink(missing_ok=True)
 
     def _refuse_other_version(self) -> None:

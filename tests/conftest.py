@@ -6,15 +6,19 @@ import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
-import hypothesis  # noqa: F401 - pytest's plugin imports it at the end, where a deep stack has broken CPython 3.11
+import hypothesis  # here: pytest's plugin imports it at the end, where a deep stack has broken CPython 3.11
 import pytest
 import pytest_asyncio
 
-from tests.support.canaries import leaks_below
+from tests.support.canaries import leaks_below, leaks_in
 from tests.support.database import TestServer, new_directory
 from tests.support.stack import Stack, stack_over
 
+hypothesis.settings.register_profile("runbase", deadline=None)  # a machine that is busy fails no test
+hypothesis.settings.load_profile("runbase")
+
 _LEAKS = pytest.StashKey[list[str]]()
+_SAID: list[str] = []  # leaks in what tests have logged and printed
 _DIRECTORY = "RUNBASE_TEST_SERVER"  # tells xdist's workers where the session's server lives
 
 
@@ -23,12 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[_DIRECTORY] = str(TestServer.reserve())
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _SAID.extend(f"{report.nodeid}, {name}: {leak}" for name, text in report.sections for leak in leaks_in(text)[:1])
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """No key that any test gave to Runbase may stand in a database, its log of changes, or the server's own log."""
+    """No key that any test gave to Runbase may stand in a database, its log of changes, the server's or our own log."""
     if hasattr(session.config, "workerinput"):
         return
-    leaks = list(leaks_below(Path(os.environ[_DIRECTORY])))
+    leaks = [*_SAID, *leaks_below(Path(os.environ[_DIRECTORY]))]
     session.config.stash[_LEAKS] = leaks
     if leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import os
+import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
 import orjson
+import psycopg
 import pytest
 
-from tests.support.canaries import canary, leaks_below, leaks_in
+from tests.support.canaries import canary, keeping_leaks, leaks_below, leaks_in
 
 FORMS = {
     "as it is": lambda key: key,
@@ -42,3 +45,22 @@ def test_a_leaked_key_is_found_in_any_file_below_a_folder(tmp_path: Path) -> Non
 
 def test_what_holds_no_key_is_clean() -> None:
     assert leaks_in("sk-proj-0123456789 " + base64.b64encode(b"canary bird").decode()) == []
+
+
+def test_the_sessions_server_keeps_segments_of_changes_that_hold_a_key(database_url: str) -> None:
+    """What the command does is tried on files: a leak into the session's own log would fail the session."""
+    with psycopg.connect(database_url) as connection:
+        (command,) = connection.execute("show archive_command").fetchone() or ()
+    assert command == keeping_leaks()
+    data = Path(os.environ["RUNBASE_TEST_SERVER"])
+    assert list(data.glob("data/postgres/leaked_*")) == []
+
+
+@pytest.mark.parametrize(("held", "kept"), [(b"\0clean\0", []), (b"\0" * 100 + canary().encode(), ["leaked_0001"])])
+def test_the_archive_command_keeps_what_holds_a_key(tmp_path: Path, held: bytes, kept: list[str]) -> None:
+    (tmp_path / "0001").write_bytes(held)
+
+    command = keeping_leaks().replace("%p", "0001").replace("%f", "0001")
+    subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
+
+    assert [path.name for path in tmp_path.glob("leaked_*")] == kept

@@ -10,13 +10,23 @@ import pytest
 from shared.direct_database import DirectDatabase
 from tests.functions.programs import Owner
 from tests.functions.visitor import HandWorker, Visitor
+from tests.support.canaries import leaks_in
 from tests.support.stack import Stack
 
 
 @pytest.fixture
 async def http(stack: Stack) -> AsyncGenerator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.url, timeout=30) as client:
+    """A client that hears no key in any answer."""
+    heard: list[str] = []
+
+    async def listen(response: httpx.Response) -> None:
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            heard.extend(leaks_in(await response.aread()))
+        heard.extend(leaks_in(str(response.headers)))
+
+    async with httpx.AsyncClient(base_url=stack.url, timeout=30, event_hooks={"response": [listen]}) as client:
         yield client
+    assert heard == []
 
 
 @pytest.fixture

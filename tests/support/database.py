@@ -26,10 +26,18 @@ from local.config import PROJECT_DIR
 from local.migrate import migrate
 from local.platform import PLATFORM_FILES, apply_platform
 from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
+from tests.support.canaries import keeping_leaks
 from tests.support.clock import install_clock
 
 # Autovacuum would hold a template open now and then, and clones wait for that.
-SETTINGS = {**EPHEMERAL_SETTINGS, "autovacuum": "off", "max_connections": "400"}
+# Every segment of the log of changes is searched for leaked keys before it is used again.
+SETTINGS = {
+    **EPHEMERAL_SETTINGS,
+    "autovacuum": "off",
+    "max_connections": "400",
+    "archive_mode": "on",
+    "archive_command": keeping_leaks(),
+}
 MIGRATIONS_DIR = PROJECT_DIR / "supabase" / "migrations"
 
 _PREFIX = "runbase-tests-"

@@ -7,11 +7,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from local.stand_ins.flowise import SERVER_KEY, FlowiseServer
+from local.stand_ins.flowise import FlowiseServer
 from shared.engines.flowise.client import FlowiseClient, Limits
 from shared.engines.flowise.performing import guarded
 from shared.vault.secret import Secret
+from tests.support.canaries import canary
 
+SERVER_KEY = canary("flowise-")
 MakeClient = Callable[..., "AsyncGenerator[FlowiseClient]"]
 
 
@@ -31,7 +33,7 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def flowise(loopback: None) -> Iterator[FlowiseServer]:
-    with FlowiseServer() as server:
+    with FlowiseServer(key=SERVER_KEY) as server:
         yield server
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
-from local.stand_ins.flowise import SERVER_KEY, Flow, FlowiseServer
+from local.stand_ins.flowise import Flow, FlowiseServer
 from shared.engines.flowise.conversation import Patience
 from shared.engines.flowise.engine import FlowiseEngine, FlowiseState
 from shared.engines.flowise.performing import Servers
@@ -18,7 +18,7 @@ from shared.runs.models import JsonObject, NewLog, Run, RunView, Step, StepResul
 from shared.vault.opening import OpenCredential
 from shared.vault.secret import Secret
 from tests.engines.drive import Drive
-from tests.engines.flowise.conftest import QUICK, no_wait
+from tests.engines.flowise.conftest import QUICK, SERVER_KEY, no_wait
 
 AGENT_ID = UUID("00000000-0000-4000-8000-00000000000a")
 PERSONS_KEY = "sk-person-0123456789abcdef"

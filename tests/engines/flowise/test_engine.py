@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.stand_ins.flowise import SERVER_KEY, STORED_KEY, FlowiseServer, Turn
+from local.stand_ins.flowise import STORED_KEY, FlowiseServer, Turn
 from shared.engines.flowise.conversation import chat_id_of
 from shared.engines.flowise.engine import FlowiseEngine, FlowiseState
 from shared.engines.flowise.performing import Servers
@@ -19,7 +19,7 @@ from shared.runs.bounds import RESULT_BYTES, recordable
 from shared.runs.engine import Done, Fail, Failed, Finish, HumanRequest, Outcome, StepContext
 from shared.runs.models import Json, Step, StepError
 from tests.engines.drive import ACCOUNT_ID, RUN_ID
-from tests.engines.flowise.conftest import QUICK
+from tests.engines.flowise.conftest import QUICK, SERVER_KEY
 from tests.engines.flowise.drive import (
     IMPATIENT,
     PERSONS_KEY,
