@@ -13,7 +13,8 @@
 
 Admins are the owners and admins of the agent's account; to others an agent that is not theirs to change does not exist
 (404). What they write in `config` is shown to nobody else. All problems of a draft come at once, as a JSON list of
-`{field, message}` in `details`. `Idempotency-Key` makes create and import_flowise safe to repeat.
+`{field, message}` in `details`. `Idempotency-Key` makes create and import_flowise safe to repeat. A user may have 20
+calls a minute made to Flowise servers, tests of keys among them.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ async def agents(call: Call[bodies.AnyBody]) -> Answer:  # noqa: PLR0911 - one r
         case bodies.GetAgent():
             return 200, await _get(database, body.agent_id)
         case bodies.ListFlows():
+            await database.call("begin_flowise_call", {})
             return 200, Flows(flows=await list_flows(body))
         case bodies.CreateAgent() | bodies.ImportFlow():
-            return await _create(database, await _request(body), call.idempotency_key)
+            return await _create(database, await _request(database, body), call.idempotency_key)
         case bodies.UpdateAgent():
             return 200, await _update(database, body)
         case bodies.SettleAgent():
@@ -77,12 +79,13 @@ async def _read(database: RestDatabase, agent_id: UUID) -> JsonObject:
     return cast("JsonObject", await database.call("read_agent", {"p_agent_id": str(agent_id)}))
 
 
-async def _request(body: bodies.CreateAgent | bodies.ImportFlow) -> JsonObject:
+async def _request(database: RestDatabase, body: bodies.CreateAgent | bodies.ImportFlow) -> JsonObject:
     """What `create_agent` takes."""
     if isinstance(body, bodies.CreateAgent):
         request = _in_json(body)
         request.setdefault("input_schema", PROMPT_FORM)
     else:
+        await database.call("begin_flowise_call", {})
         request = await draft_of_flow(body)
         if body.account_id is not None:
             request["account_id"] = str(body.account_id)

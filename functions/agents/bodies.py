@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
@@ -156,6 +157,20 @@ class ImportFlow(Server):
         default=None, description="The account's own credential for the server, used for everybody's runs"
     )
     price: Price = 0
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        """Of two inputs for one thing, one would be asked for and go nowhere."""
+        names, targets = ([given.name for given in self.inputs], [given.becomes for given in self.inputs])
+        problems = [f"two inputs are named {name}" for name in _repeated(names)]
+        problems += [f"two inputs become {target}" for target in _repeated(targets)]
+        if problems:
+            raise PydanticCustomError("repeated", "{problems}", {"problems": "; ".join(problems)})
+        return self
+
+
+def _repeated(texts: list[str]) -> list[str]:
+    return [text for text, count in Counter(texts).items() if count > 1]
 
 
 AnyBody = (

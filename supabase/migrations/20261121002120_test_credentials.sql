@@ -1,6 +1,7 @@
--- Testing keys at their providers: how often a user may, and what the last minute's tests found out, so that the same key
--- is not asked for twice. What was found is known by the key's fingerprint, which only functions can make, for the user
--- who tested alone. The stored credential itself is opened by 20261121002110_open_credentials.sql.
+-- Testing keys at their providers, and asking Flowise servers for their flows: how often a user may, and what the last
+-- minute's tests found out, so that the same key is not asked for twice. What was found is known by the key's fingerprint,
+-- which only functions can make, for the user who tested alone. The stored credential itself is opened by
+-- 20261121002110_open_credentials.sql.
 -- Tables: private.test_rates, private.test_results. Error: RUN09 too often, detail {"action", "limit",
 -- "retry_after_seconds"}. Deletes results that are over a minute old.
 
@@ -22,7 +23,9 @@ create table private.test_results (
 create index test_results_created_at on private.test_results (created_at);
 alter table private.test_results enable row level security;
 
-create function private.begin_credential_test()
+-- Counts a call that the caller has made to a server with a key he has just entered. p_refusal says so to who makes more
+-- than 20 a minute.
+create function private.take_test(p_refusal text)
   returns void language plpgsql security definer set search_path = '' as $$
 declare
   v_user_id uuid := (select auth.uid());
@@ -32,7 +35,6 @@ declare
   v_each constant interval := interval '3 s';
   v_wait numeric;
 begin
-  perform private.require_scope('credentials:write');
   if v_user_id is null then
     raise exception 'Only a signed-in user can test a key' using errcode = 'RUN06';
   end if;
@@ -43,12 +45,27 @@ begin
   if not found then
     select greatest(extract(epoch from r.full_at + v_each - v_minute), 0.001) into v_wait
       from private.test_rates r where r.user_id = v_user_id;
-    raise exception 'You may test at most % keys a minute', v_limit
+    raise exception '%', format(p_refusal, v_limit)
       using errcode = 'RUN09', hint = format('Try again in %s s.', ceil(v_wait)),
         detail = jsonb_build_object('action', 'test', 'limit', v_limit, 'retry_after_seconds', v_wait)::text;
   end if;
 end $$;
+
+create function private.begin_credential_test()
+  returns void language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.require_scope('credentials:write');
+  perform private.take_test('You may test at most %s keys a minute');
+end $$;
 grant execute on function private.begin_credential_test() to authenticated;
+
+create function private.begin_flowise_call()
+  returns void language plpgsql security definer set search_path = '' as $$
+begin
+  perform private.require_scope('agents:write');
+  perform private.take_test('You may ask Flowise servers, and test keys, at most %s times a minute');
+end $$;
+grant execute on function private.begin_flowise_call() to authenticated;
 
 create function private.known_credential_test(p_fingerprint text)
   returns jsonb language sql stable security definer set search_path = '' as $$
@@ -85,6 +102,13 @@ create function public.begin_credential_test()
   begin atomic select private.begin_credential_test(); end;
 revoke execute on function public.begin_credential_test() from public, anon;
 grant execute on function public.begin_credential_test() to authenticated;
+
+-- Counts a call of the caller's to a Flowise server that he names, as a test is: both let a stranger's server be tried.
+create function public.begin_flowise_call()
+  returns void language sql security invoker set search_path = ''
+  begin atomic select private.begin_flowise_call(); end;
+revoke execute on function public.begin_flowise_call() from public, anon;
+grant execute on function public.begin_flowise_call() to authenticated;
 
 -- What the caller's last test of this key found out, if it was within a minute; else null.
 create function public.known_credential_test(p_fingerprint text)
