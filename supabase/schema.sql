@@ -706,29 +706,18 @@ CREATE FUNCTION private.begin_credential_test() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
-declare
-  v_user_id uuid := (select auth.uid());
-  v_now timestamptz := private.clock();
-  v_minute timestamptz := v_now + interval '60 s';
-  v_limit constant integer := 20;
-  v_each constant interval := interval '3 s';
-  v_wait numeric;
 begin
   perform private.require_scope('credentials:write');
-  if v_user_id is null then
-    raise exception 'Only a signed-in user can test a key' using errcode = 'RUN06';
-  end if;
-  insert into private.test_rates as r (user_id, full_at) values (v_user_id, v_now + v_each)
-    on conflict (user_id) do update
-      set full_at = case when r.full_at between v_now and v_minute then r.full_at else v_now end + v_each
-      where not (r.full_at > v_minute - v_each and r.full_at <= v_minute);
-  if not found then
-    select greatest(extract(epoch from r.full_at + v_each - v_minute), 0.001) into v_wait
-      from private.test_rates r where r.user_id = v_user_id;
-    raise exception 'You may test at most % keys a minute', v_limit
-      using errcode = 'RUN09', hint = format('Try again in %s s.', ceil(v_wait)),
-        detail = jsonb_build_object('action', 'test', 'limit', v_limit, 'retry_after_seconds', v_wait)::text;
-  end if;
+  perform private.take_test('You may test at most %s keys a minute');
+end $$;
+
+CREATE FUNCTION private.begin_flowise_call() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform private.require_scope('agents:write');
+  perform private.take_test('You may ask Flowise servers, and test keys, at most %s times a minute');
 end $$;
 
 CREATE FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) RETURNS void
@@ -3729,6 +3718,34 @@ begin
   end if;
 end $$;
 
+CREATE FUNCTION private.take_test(p_refusal text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  v_user_id uuid := (select auth.uid());
+  v_now timestamptz := private.clock();
+  v_minute timestamptz := v_now + interval '60 s';
+  v_limit constant integer := 20;
+  v_each constant interval := interval '3 s';
+  v_wait numeric;
+begin
+  if v_user_id is null then
+    raise exception 'Only a signed-in user can test a key' using errcode = 'RUN06';
+  end if;
+  insert into private.test_rates as r (user_id, full_at) values (v_user_id, v_now + v_each)
+    on conflict (user_id) do update
+      set full_at = case when r.full_at between v_now and v_minute then r.full_at else v_now end + v_each
+      where not (r.full_at > v_minute - v_each and r.full_at <= v_minute);
+  if not found then
+    select greatest(extract(epoch from r.full_at + v_each - v_minute), 0.001) into v_wait
+      from private.test_rates r where r.user_id = v_user_id;
+    raise exception '%', format(p_refusal, v_limit)
+      using errcode = 'RUN09', hint = format('Try again in %s s.', ceil(v_wait)),
+        detail = jsonb_build_object('action', 'test', 'limit', v_limit, 'retry_after_seconds', v_wait)::text;
+  end if;
+end $$;
+
 CREATE FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) RETURNS bigint[]
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -3918,6 +3935,13 @@ CREATE FUNCTION public.begin_credential_test() RETURNS void
     SET search_path TO ''
     BEGIN ATOMIC
  SELECT private.begin_credential_test() AS begin_credential_test;
+END;
+
+CREATE FUNCTION public.begin_flowise_call() RETURNS void
+    LANGUAGE sql
+    SET search_path TO ''
+    BEGIN ATOMIC
+ SELECT private.begin_flowise_call() AS begin_flowise_call;
 END;
 
 CREATE FUNCTION public.check_run(p_request jsonb, p_idempotency_key text DEFAULT NULL::text) RETURNS jsonb
@@ -5206,6 +5230,9 @@ REVOKE ALL ON FUNCTION private.await_events(p_events jsonb, p_run_ids uuid[]) FR
 REVOKE ALL ON FUNCTION private.begin_credential_test() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.begin_credential_test() TO authenticated;
 
+REVOKE ALL ON FUNCTION private.begin_flowise_call() FROM PUBLIC;
+GRANT ALL ON FUNCTION private.begin_flowise_call() TO authenticated;
+
 REVOKE ALL ON FUNCTION private.bring_up_due(p_now timestamp with time zone, p_limit integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.broadcast(p_event text, p_topics text[], p_payloads jsonb[]) FROM PUBLIC;
@@ -5522,6 +5549,8 @@ REVOKE ALL ON FUNCTION private.take_places_of(p_run public.agent_runs, p_slot_id
 
 REVOKE ALL ON FUNCTION private.take_rate(p_account_id uuid, p_action text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION private.take_test(p_refusal text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb) FROM PUBLIC;
@@ -5541,6 +5570,9 @@ GRANT ALL ON FUNCTION public.advance_runs(p_batch jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.begin_credential_test() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.begin_credential_test() TO authenticated;
+
+REVOKE ALL ON FUNCTION public.begin_flowise_call() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.begin_flowise_call() TO authenticated;
 
 REVOKE ALL ON FUNCTION public.check_run(p_request jsonb, p_idempotency_key text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.check_run(p_request jsonb, p_idempotency_key text) TO authenticated;
