@@ -14,13 +14,10 @@ A GET gives lists with commas: `?include=steps,logs`. A run of somebody else doe
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Annotated, Any, Self, cast
 from uuid import UUID
 
 from pydantic import (
-    AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -37,6 +34,7 @@ from functions.agent_status.pages import Include, Page, page_of_run, read_rows
 from shared import run_views as views
 from shared.errors import NotFound
 from shared.http import Answer, Call, endpoint, serverless
+from shared.http.times import Instant
 from shared.rest_database import Query, RestDatabase
 from shared.runs.models import JsonObject
 from shared.runs.status import RunStatus
@@ -46,16 +44,6 @@ SECONDS_OF_HOST = 20.0  # for one that buffers answers and does not say how long
 
 # A list may be written with commas, as a query has it; in JSON a single name will do.
 Listed = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
-
-
-def _in_utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("time_range", "must be a time of the years 1 to 9999 in UTC") from None
-
-
-Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 _OF_HISTORY = {"account_id", "status", "engine", "agent_id", "created_after", "created_before", "text", "export"}
@@ -74,8 +62,8 @@ class StatusQuery(BaseModel):
     status: Annotated[list[RunStatus], Listed] = []
     engine: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,31}$")
     agent_id: UUID | None = None
-    created_after: Time | None = None
-    created_before: Time | None = None
+    created_after: Instant | None = None
+    created_before: Instant | None = None
     text: str | None = Field(
         default=None, min_length=1, max_length=200, description="In input, output, error or the agent's name"
     )

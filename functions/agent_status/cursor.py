@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final, cast
+from uuid import UUID
 
 import orjson
 
@@ -45,6 +47,23 @@ def decode(
         ):
             return position
     raise foreign()
+
+
+def behind(cursor: str, *, of: str) -> tuple[str, str]:
+    """The place (created_at, id) that a cursor of a list in the order of creation holds.
+
+    Raises:
+        InvalidInput: as `decode`, also for what is no time or no id.
+    """
+    created_at, item_id = decode(cursor, of=of, shape=(str, str))
+    try:
+        given, last = datetime.fromisoformat(str(created_at)), UUID(str(item_id))
+        if given.tzinfo is None:
+            raise foreign()
+        time = given.astimezone(UTC)  # Postgres does not know every offset that Python reads
+    except (ValueError, OverflowError):
+        raise foreign() from None
+    return time.isoformat(), str(last)
 
 
 def foreign() -> InvalidInput:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import cast
 from uuid import UUID
 
@@ -67,7 +67,7 @@ async def page_of_history(
     """
     arguments = history.arguments() | {"p_limit": limit}
     if cursor is not None:
-        behind_at, behind_id = _position(cursor, history.name)
+        behind_at, behind_id = cursors.behind(cursor, of=history.name)
         arguments |= {"p_behind_at": behind_at, "p_behind_id": behind_id}
     page = cast("Mapping[str, Json]", await database.call("list_runs", arguments))
     place = cast("Mapping[str, str] | None", page["next"])
@@ -75,16 +75,3 @@ async def page_of_history(
         cast("list[JsonObject]", page["runs"]),
         None if place is None else cursors.encode(history.name, [place["created_at"], place["id"]]),
     )
-
-
-def _position(cursor: str, of: str) -> tuple[str, str]:
-    """The (created_at, id) that a cursor holds."""
-    created_at, run_id = cursors.decode(cursor, of=of, shape=(str, str))
-    try:
-        given, last = datetime.fromisoformat(str(created_at)), UUID(str(run_id))
-        if given.tzinfo is None:
-            raise cursors.foreign()
-        time = given.astimezone(UTC)  # Postgres does not know every offset that Python reads
-    except (ValueError, OverflowError):
-        raise cursors.foreign() from None
-    return time.isoformat(), str(last)

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field, JsonValue
 
 from shared.agents.forms import InputField, form_of
+from shared.agents.schemas import problems_with_schema
 from shared.run_views import Credits, Time, in_credits
 from shared.runs.models import JsonObject
 
@@ -111,7 +112,8 @@ class Agent(BaseModel):
             {
                 "agent": AgentCard.from_row(row),
                 "input_schema": schema,
-                "form": [] if schema is None else form_of(schema),
+                # The database takes a schema from an admin as it is, perhaps past our functions.
+                "form": [] if schema is None or problems_with_schema(schema) else form_of(schema),
                 "editing": editing,
             }
         )

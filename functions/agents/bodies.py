@@ -6,10 +6,11 @@ from collections import Counter
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.agents.contents import EngineName
+from shared.http.times import Instant
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Description = Annotated[str, Field(max_length=4_000)]
@@ -104,7 +105,7 @@ class GrantAgent(Strict):
     action: Literal["grant"]
     agent_id: UUID
     account_id: UUID
-    expires_at: AwareDatetime | None = Field(default=None, description="Default: for good")
+    expires_at: Instant | None = Field(default=None, description="Default: for good")
 
 
 class RevokeAgent(Strict):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from functions.agent_status import cursor as cursors
+from functions.agent_status.pages import read_rows
 from functions.agents.answers import AgentCard, Agents
 from functions.agents.bodies import ListAgents
 from shared.errors import NotFound
-from shared.rest_database import RestDatabase
+from shared.rest_database import Query, RestDatabase
 from shared.runs.models import JsonObject
 
 _LIST: Final = "agents"
@@ -23,16 +23,22 @@ async def page_of_agents(database: RestDatabase, query: ListAgents) -> Agents:
     Raises:
         InvalidInput: the cursor is not of this list.
     """
-    wanted = database.table("agent_catalog").select(AgentCard.COLUMNS).eq(*_ONLY[query.only])
-    if query.engine is not None:
-        wanted = wanted.eq("engine", query.engine)
-    if query.search is not None:
-        pattern = _quoted(f"%{_plain(query.search)}%")
-        wanted = wanted.or_(f"name.ilike.{pattern},description.ilike.{pattern}")
-    if query.cursor is not None:
-        at, agent_id = _behind(query.cursor)
-        wanted = wanted.or_(f"created_at.lt.{_quoted(at)},and(created_at.eq.{_quoted(at)},id.gt.{agent_id})")
-    rows = await database.rows(wanted.order("created_at", desc=True).order("id").limit(query.limit + 1))
+    begin = None if query.cursor is None else cursors.behind(query.cursor, of=_LIST)
+
+    def page(last: JsonObject | None, count: int) -> Query:
+        wanted = database.table("agent_catalog").select(AgentCard.COLUMNS).eq(*_ONLY[query.only])
+        if query.engine is not None:
+            wanted = wanted.eq("engine", query.engine)
+        if query.search is not None:
+            pattern = _quoted(f"%{_plain(query.search)}%")
+            wanted = wanted.or_(f"name.ilike.{pattern},description.ilike.{pattern}")
+        place = begin if last is None else (str(last["created_at"]), str(last["id"]))
+        if place is not None:
+            at, agent_id = _quoted(place[0]), place[1]
+            wanted = wanted.or_(f"created_at.lt.{at},and(created_at.eq.{at},id.gt.{agent_id})")
+        return wanted.order("created_at", desc=True).order("id").limit(count)
+
+    rows = await read_rows(database, page, query.limit + 1)
     kept = rows[: query.limit]
     last = [str(kept[-1]["created_at"]), str(kept[-1]["id"])] if len(rows) > len(kept) else None
     return Agents(
@@ -52,15 +58,6 @@ async def row_of_agent(database: RestDatabase, agent_id: UUID) -> JsonObject:
     if not rows:
         raise NotFound(f"There is no agent {agent_id}")
     return rows[0]
-
-
-def _behind(cursor: str) -> tuple[str, UUID]:
-    at, agent_id = cursors.decode(cursor, of=_LIST, shape=(str, str))
-    try:
-        datetime.fromisoformat(str(at))
-        return str(at), UUID(str(agent_id))
-    except ValueError:
-        raise cursors.foreign() from None
 
 
 def _plain(text: str) -> str:
