@@ -259,16 +259,27 @@ CREATE FUNCTION private.add_slots(p_run public.agent_runs) RETURNS void
 $$;
 
 CREATE FUNCTION private.add_version(p_version public.agent_versions) RETURNS public.agent_versions
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
+declare
+  v_account_id uuid;
+  v_version public.agent_versions;
+begin
+  select account_id into strict v_account_id from public.agents where id = p_version.agent_id;
+  perform from public.accounts where id = v_account_id for no key update;  -- those that are made at once are counted
+  if (select count(*) from public.agents a join public.agent_versions v on v.agent_id = a.id
+      where a.account_id = v_account_id and v.created_at > private.clock() - interval '1 day') >= 500 then
+    raise exception 'An account may make at most 500 versions of agents a day' using errcode = 'RUN09';
+  end if;
   insert into public.agent_versions
       (agent_id, number, engine, config, input_schema, credential_types, managed_credentials, price)
     select p_version.agent_id, coalesce(max(v.number), 0) + 1, p_version.engine, p_version.config,
       p_version.input_schema, p_version.credential_types, p_version.managed_credentials, p_version.price
     from public.agent_versions v where v.agent_id = p_version.agent_id
-    returning *
-$$;
+    returning * into v_version;
+  return v_version;
+end $$;
 
 CREATE FUNCTION private.administers(p_account_id uuid) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -2457,7 +2468,7 @@ CREATE FUNCTION private.proof_of_event(p_run_id uuid, p_step_no integer, p_token
   from private.step_events e where e.run_id = p_run_id and e.step_no = p_step_no and e.awaited
 $$;
 
-CREATE FUNCTION private.publish_agent(p_agent_id uuid) RETURNS jsonb
+CREATE FUNCTION private.publish_agent(p_agent_id uuid, p_seen timestamp with time zone) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
@@ -2466,6 +2477,7 @@ declare
   v_now timestamptz := private.clock();
   v_version public.agent_versions;
 begin
+  perform private.refuse_stale_agent(v_agent, p_seen);
   if v_agent.draft_version_id is null and v_agent.status <> 'retired' then
     raise exception 'Agent % has nothing to publish: its draft is what is published', p_agent_id using errcode = 'RUN15';
   end if;
@@ -2895,6 +2907,17 @@ begin
   if p_key_version < (select min_key_version from private.vault for share) then
     raise exception 'The master key of version % is retired', p_key_version
       using errcode = 'RUN17', hint = 'Deploy the function with the current ENCRYPTION_KEYS.';
+  end if;
+end $$;
+
+CREATE FUNCTION private.refuse_stale_agent(p_agent public.agents, p_seen timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+begin
+  if p_seen <> p_agent.updated_at then
+    raise exception 'Agent % was changed meanwhile', p_agent.id
+      using errcode = 'RUN03', hint = 'Read the agent again, then decide again.';
   end if;
 end $$;
 
@@ -3770,7 +3793,7 @@ begin
   return v_got;
 end $$;
 
-CREATE FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb) RETURNS jsonb
+CREATE FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamp with time zone) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
@@ -3779,6 +3802,7 @@ declare
   v_version public.agent_versions;
   v_content jsonb;
 begin
+  perform private.refuse_stale_agent(v_agent, p_seen);
   if p_changes is null or jsonb_typeof(p_changes) <> 'object' or p_changes = '{}' then
     raise exception 'p_changes must name what is to change' using errcode = 'RUN07';
   end if;
@@ -4155,11 +4179,11 @@ CREATE FUNCTION public.open_credential_to_test(p_credential_id uuid, p_tickets t
  SELECT private.open_credential_to_test(p_credential_id, p_tickets) AS open_credential_to_test;
 END;
 
-CREATE FUNCTION public.publish_agent(p_agent_id uuid) RETURNS jsonb
+CREATE FUNCTION public.publish_agent(p_agent_id uuid, p_seen timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     BEGIN ATOMIC
- SELECT private.publish_agent(p_agent_id) AS publish_agent;
+ SELECT private.publish_agent(p_agent_id, p_seen) AS publish_agent;
 END;
 
 CREATE FUNCTION public.publish_deltas(p_deltas jsonb) RETURNS void
@@ -4288,11 +4312,11 @@ CREATE FUNCTION public.take_agent_access(p_agent_id uuid, p_account_id uuid, p_k
  SELECT private.take_agent_access(p_agent_id, p_account_id, p_kind) AS take_agent_access;
 END;
 
-CREATE FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb) RETURNS jsonb
+CREATE FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS jsonb
     LANGUAGE sql
     SET search_path TO ''
     BEGIN ATOMIC
- SELECT private.update_agent(p_agent_id, p_changes) AS update_agent;
+ SELECT private.update_agent(p_agent_id, p_changes, p_seen) AS update_agent;
 END;
 
 CREATE FUNCTION public.vault_status() RETURNS jsonb
@@ -5437,8 +5461,8 @@ REVOKE ALL ON FUNCTION private.problems_of_request(p_run public.agent_runs, p_ve
 
 REVOKE ALL ON FUNCTION private.proof_of_event(p_run_id uuid, p_step_no integer, p_token_hash text) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.publish_agent(p_agent_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.publish_agent(p_agent_id uuid) TO authenticated;
+REVOKE ALL ON FUNCTION private.publish_agent(p_agent_id uuid, p_seen timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.publish_agent(p_agent_id uuid, p_seen timestamp with time zone) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.publish_deltas(p_deltas jsonb) TO service_role;
@@ -5470,6 +5494,8 @@ REVOKE ALL ON FUNCTION private.refuse_move() FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.refuse_problems(p_problems jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.refuse_retired_key(p_key_version integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION private.refuse_stale_agent(p_agent public.agents, p_seen timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.refuse_unneeded_keys(p_version public.agent_versions) FROM PUBLIC;
 
@@ -5553,8 +5579,8 @@ REVOKE ALL ON FUNCTION private.take_test(p_refusal text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.top_up(p_run_ids uuid[], p_account_ids uuid[], p_needs bigint[]) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb) FROM PUBLIC;
-GRANT ALL ON FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb) TO authenticated;
+REVOKE ALL ON FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamp with time zone) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.vault_status() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.vault_status() TO service_role;
@@ -5649,8 +5675,8 @@ GRANT ALL ON FUNCTION public.open_credential(p_run_id uuid, p_lease_id uuid, p_s
 REVOKE ALL ON FUNCTION public.open_credential_to_test(p_credential_id uuid, p_tickets text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.open_credential_to_test(p_credential_id uuid, p_tickets text[]) TO authenticated;
 
-REVOKE ALL ON FUNCTION public.publish_agent(p_agent_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.publish_agent(p_agent_id uuid) TO authenticated;
+REVOKE ALL ON FUNCTION public.publish_agent(p_agent_id uuid, p_seen timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.publish_agent(p_agent_id uuid, p_seen timestamp with time zone) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.publish_deltas(p_deltas jsonb) TO service_role;
@@ -5706,8 +5732,8 @@ GRANT ALL ON FUNCTION public.start_run(p_run_id uuid, p_revision bigint) TO auth
 REVOKE ALL ON FUNCTION public.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.take_agent_access(p_agent_id uuid, p_account_id uuid, p_kind text) TO service_role;
 
-REVOKE ALL ON FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb) TO authenticated;
+REVOKE ALL ON FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamp with time zone) TO authenticated;
 
 REVOKE ALL ON FUNCTION public.vault_status() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.vault_status() TO service_role;

@@ -32,12 +32,14 @@ from functions.agents.importing import draft_of_flow, list_flows
 from shared.agents.contents import PROMPT_FORM, Content, problems_with_content
 from shared.agents.forms import with_order
 from shared.agents.problems import refuse
+from shared.errors import StaleRevision
 from shared.http import Answer, Call, endpoint, serverless
 from shared.rest_database import RestDatabase
 from shared.run_views import micro_credits
 from shared.runs.models import JsonObject
 
 _CONTENT = ("engine", "config", "input_schema", "credential_types")
+_TRIES = 3  # of changes that come between a check and what it was for
 
 
 async def agents(call: Call[bodies.AnyBody]) -> Answer:  # noqa: PLR0911 - one return for each action
@@ -58,8 +60,10 @@ async def agents(call: Call[bodies.AnyBody]) -> Answer:  # noqa: PLR0911 - one r
             return await _create(database, await _request(database, body), call.idempotency_key)
         case bodies.UpdateAgent():
             return 200, await _update(database, body)
-        case bodies.SettleAgent():
-            answer = await database.call(f"{body.action}_agent", {"p_agent_id": str(body.agent_id)})
+        case bodies.PublishAgent():
+            return 200, await _checked(database, "publish_agent", {"p_agent_id": str(body.agent_id)}, {})
+        case bodies.RetireAgent():
+            answer = await database.call("retire_agent", {"p_agent_id": str(body.agent_id)})
             return 200, AgentChanged.model_validate(answer)
         case bodies.GrantAgent():
             arguments = _access(body) | {"p_expires_at": body.expires_at and body.expires_at.isoformat()}
@@ -72,11 +76,11 @@ async def _get(database: RestDatabase, agent_id: UUID) -> Agent:
     row = await row_of_agent(database, agent_id)
     if not row["may_edit"]:
         return Agent.from_row(row, None)
-    return Agent.from_row(row, AgentEditing.from_row(await _read(database, agent_id)))
+    return Agent.from_row(row, AgentEditing.from_row(await _read(database, str(agent_id))))
 
 
-async def _read(database: RestDatabase, agent_id: UUID) -> JsonObject:
-    return cast("JsonObject", await database.call("read_agent", {"p_agent_id": str(agent_id)}))
+async def _read(database: RestDatabase, agent_id: str) -> JsonObject:
+    return cast("JsonObject", await database.call("read_agent", {"p_agent_id": agent_id}))
 
 
 async def _request(database: RestDatabase, body: bodies.CreateAgent | bodies.ImportFlow) -> JsonObject:
@@ -105,12 +109,29 @@ async def _update(database: RestDatabase, body: bodies.UpdateAgent) -> AgentChan
     changes = _in_json(body)
     if "input_schema" in changes:
         changes["input_schema"] = with_order(cast("JsonObject", changes["input_schema"]))
-    if any(name in changes for name in _CONTENT):
-        # What is not named stays, and must fit what is.
-        known = await _read(database, body.agent_id)
-        await _check({**cast("JsonObject", known["draft"] or known["published"]), **changes})
     arguments: JsonObject = {"p_agent_id": str(body.agent_id), "p_changes": changes}
+    if any(name in changes for name in _CONTENT):
+        return await _checked(database, "update_agent", arguments, changes)
     return AgentChanged.model_validate(await database.call("update_agent", arguments))
+
+
+async def _checked(database: RestDatabase, function: str, arguments: JsonObject, changes: JsonObject) -> AgentChanged:
+    """Call what settles an agent's content, if that can be run: what is not changed stays, and must fit what is.
+
+    Raises:
+        StaleRevision: somebody else changed the agent again and again between the check and the call.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        known = await _read(database, cast("str", arguments["p_agent_id"]))
+        await _check({**cast("JsonObject", known["draft"] or known["published"]), **changes})
+        try:
+            answer = await database.call(function, {**arguments, "p_seen": known["updated_at"]})
+        except StaleRevision:
+            if not tries_left:
+                raise
+        else:
+            return AgentChanged.model_validate(answer)
+    raise AssertionError("the last try answers or raises")
 
 
 async def _check(version: JsonObject) -> None:

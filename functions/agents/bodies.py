@@ -92,10 +92,17 @@ class UpdateAgent(Strict):
         return self
 
 
-class SettleAgent(Strict):
-    """Publish an agent's draft, or retire the agent."""
+class PublishAgent(Strict):
+    """Publish an agent's draft."""
 
-    action: Literal["publish", "retire"]
+    action: Literal["publish"]
+    agent_id: UUID
+
+
+class RetireAgent(Strict):
+    """Take an agent out of use."""
+
+    action: Literal["retire"]
     agent_id: UUID
 
 
@@ -175,6 +182,15 @@ def _repeated(texts: list[str]) -> list[str]:
 
 
 AnyBody = (
-    ListAgents | GetAgent | CreateAgent | UpdateAgent | SettleAgent | GrantAgent | RevokeAgent | ListFlows | ImportFlow
+    ListAgents
+    | GetAgent
+    | CreateAgent
+    | UpdateAgent
+    | PublishAgent
+    | RetireAgent
+    | GrantAgent
+    | RevokeAgent
+    | ListFlows
+    | ImportFlow
 )
 Body = Annotated[AnyBody, Field(discriminator="action")]

@@ -2,8 +2,8 @@
 -- of an agent's account are its admins; to everyone else an agent that is not theirs to change does not exist.
 -- View: public.agent_catalog. Functions: create_agent, update_agent, publish_agent, retire_agent, grant_agent,
 -- revoke_agent and read_agent for admins; give_agent_access and take_agent_access for services.
--- Errors: RUN01 no such agent, RUN06 not its admin, RUN07 problems (all of them in the details), RUN15 its status does not
--- allow it. Lock order: agents, then their versions, before all that runs lock. Nothing destructive.
+-- Errors: RUN01 no such agent, RUN03 it was changed meanwhile, RUN06 not its admin, RUN07 problems (all of them in the
+-- details), RUN09 too many versions, RUN15 its status does not allow it. Lock order: agents, then their versions, before all that runs lock. Nothing destructive.
 
 create view public.agent_catalog with (security_invoker = true) as
   select a.id, a.name, a.description, a.status, a.visibility, a.created_at, a.updated_at,
@@ -158,24 +158,47 @@ create function private.refuse_unneeded_keys(p_version public.agent_versions)
     from unnest(private.keys_of(p_version.managed_credentials)) k where k <> all (p_version.credential_types)), '[]'))
 $$;
 
--- Stores the content as the next version of its agent, which the caller has locked.
+-- Stores the content as the next version of its agent, which the caller has locked or just made. Raises RUN09 where its
+-- account made too many today: versions are kept for good.
 create function private.add_version(p_version public.agent_versions)
-  returns public.agent_versions language sql security definer set search_path = '' as $$
+  returns public.agent_versions language plpgsql security definer set search_path = '' as $$
+declare
+  v_account_id uuid;
+  v_version public.agent_versions;
+begin
+  select account_id into strict v_account_id from public.agents where id = p_version.agent_id;
+  perform from public.accounts where id = v_account_id for no key update;  -- those that are made at once are counted
+  if (select count(*) from public.agents a join public.agent_versions v on v.agent_id = a.id
+      where a.account_id = v_account_id and v.created_at > private.clock() - interval '1 day') >= 500 then
+    raise exception 'An account may make at most 500 versions of agents a day' using errcode = 'RUN09';
+  end if;
   insert into public.agent_versions
       (agent_id, number, engine, config, input_schema, credential_types, managed_credentials, price)
     select p_version.agent_id, coalesce(max(v.number), 0) + 1, p_version.engine, p_version.config,
       p_version.input_schema, p_version.credential_types, p_version.managed_credentials, p_version.price
     from public.agent_versions v where v.agent_id = p_version.agent_id
-    returning *
-$$;
+    returning * into v_version;
+  return v_version;
+end $$;
 
-create function private.update_agent(p_agent_id uuid, p_changes jsonb)
+-- Whoever judged the agent as it was at p_seen (its updated_at) must not change another one. Null: whatever it is now.
+create function private.refuse_stale_agent(p_agent public.agents, p_seen timestamptz)
+  returns void language plpgsql immutable set search_path = '' as $$
+begin
+  if p_seen <> p_agent.updated_at then
+    raise exception 'Agent % was changed meanwhile', p_agent.id
+      using errcode = 'RUN03', hint = 'Read the agent again, then decide again.';
+  end if;
+end $$;
+
+create function private.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamptz)
   returns jsonb language plpgsql security definer set search_path = '' as $$
 declare
   v_agent public.agents := private.lock_my_agent(p_agent_id);
   v_version public.agent_versions;
   v_content jsonb;
 begin
+  perform private.refuse_stale_agent(v_agent, p_seen);
   if p_changes is null or jsonb_typeof(p_changes) <> 'object' or p_changes = '{}' then
     raise exception 'p_changes must name what is to change' using errcode = 'RUN07';
   end if;
@@ -213,15 +236,16 @@ begin
   select * into v_agent from public.agents where id = p_agent_id;
   return private.agent_answer(v_agent);
 end $$;
-grant execute on function private.update_agent(uuid, jsonb) to authenticated;
+grant execute on function private.update_agent(uuid, jsonb, timestamptz) to authenticated;
 
-create function private.publish_agent(p_agent_id uuid)
+create function private.publish_agent(p_agent_id uuid, p_seen timestamptz)
   returns jsonb language plpgsql security definer set search_path = '' as $$
 declare
   v_agent public.agents := private.lock_my_agent(p_agent_id);
   v_now timestamptz := private.clock();
   v_version public.agent_versions;
 begin
+  perform private.refuse_stale_agent(v_agent, p_seen);
   if v_agent.draft_version_id is null and v_agent.status <> 'retired' then
     raise exception 'Agent % has nothing to publish: its draft is what is published', p_agent_id using errcode = 'RUN15';
   end if;
@@ -235,7 +259,7 @@ begin
     where id = p_agent_id returning * into v_agent;
   return private.agent_answer(v_agent);
 end $$;
-grant execute on function private.publish_agent(uuid) to authenticated;
+grant execute on function private.publish_agent(uuid, timestamptz) to authenticated;
 
 create function private.retire_agent(p_agent_id uuid)
   returns jsonb language plpgsql security definer set search_path = '' as $$
@@ -339,18 +363,20 @@ revoke execute on function public.create_agent(jsonb, text) from public, anon;
 grant execute on function public.create_agent(jsonb, text) to authenticated;
 
 -- Changes what is named. Name, description, visibility and the limit hold at once; the rest makes or changes the draft.
-create function public.update_agent(p_agent_id uuid, p_changes jsonb)
+-- With p_seen it raises RUN03 unless that is the agent's updated_at: what an engine needs of its settings is checked by the
+-- agents function, and must hold of what becomes of them.
+create function public.update_agent(p_agent_id uuid, p_changes jsonb, p_seen timestamptz default null)
   returns jsonb language sql security invoker set search_path = ''
-  begin atomic select private.update_agent(p_agent_id, p_changes); end;
-revoke execute on function public.update_agent(uuid, jsonb) from public, anon;
-grant execute on function public.update_agent(uuid, jsonb) to authenticated;
+  begin atomic select private.update_agent(p_agent_id, p_changes, p_seen); end;
+revoke execute on function public.update_agent(uuid, jsonb, timestamptz) from public, anon;
+grant execute on function public.update_agent(uuid, jsonb, timestamptz) to authenticated;
 
--- Freezes the draft and makes it what new runs pin; a retired agent without a draft is put back as it was.
-create function public.publish_agent(p_agent_id uuid)
+-- Freezes the draft and makes it what new runs pin; a retired agent without a draft is put back as it was. p_seen as above.
+create function public.publish_agent(p_agent_id uuid, p_seen timestamptz default null)
   returns jsonb language sql security invoker set search_path = ''
-  begin atomic select private.publish_agent(p_agent_id); end;
-revoke execute on function public.publish_agent(uuid) from public, anon;
-grant execute on function public.publish_agent(uuid) to authenticated;
+  begin atomic select private.publish_agent(p_agent_id, p_seen); end;
+revoke execute on function public.publish_agent(uuid, timestamptz) from public, anon;
+grant execute on function public.publish_agent(uuid, timestamptz) to authenticated;
 
 -- Takes the agent out of use: nothing of it is started or retried any more; what goes on ends as it would.
 create function public.retire_agent(p_agent_id uuid)

@@ -1,4 +1,4 @@
-"""Flows of other people's Flowise servers as agents: what an import refuses before it calls anybody, and how often it may."""
+"""Other people's flows as agents: what an import refuses before it calls anybody, and how often it may call."""
 
 from __future__ import annotations
 
