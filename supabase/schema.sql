@@ -2184,6 +2184,17 @@ CREATE FUNCTION private.my_account_ids() RETURNS SETOF uuid
   where user_id = (select auth.uid()) and (select private.my_scopes()) is distinct from '{}'
 $$;
 
+CREATE FUNCTION private.my_accounts_for_agent(p_agent_id uuid) RETURNS uuid[]
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select array(
+    select m.account_id from public.account_members m, public.agents a
+    where a.id = p_agent_id and m.user_id = (select auth.uid()) and m.role <> 'viewer'
+      and private.may_use_agent(p_agent_id, m.account_id)
+    order by m.account_id <> a.account_id, m.account_id <> m.user_id, m.account_id)
+$$;
+
 CREATE FUNCTION private.my_administered_agent_ids() RETURNS SETOF uuid
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 10
     SET search_path TO ''
@@ -4593,7 +4604,11 @@ CREATE VIEW public.agent_catalog WITH (security_invoker='true') AS
     v.price,
     v.published_at,
     ((a.status = 'published'::text) AND (a.id IN ( SELECT private.my_agent_ids() AS my_agent_ids))) AS may_run,
-    (a.id IN ( SELECT private.my_administered_agent_ids() AS my_administered_agent_ids)) AS may_edit
+    (a.id IN ( SELECT private.my_administered_agent_ids() AS my_administered_agent_ids)) AS may_edit,
+        CASE
+            WHEN (a.status = 'published'::text) THEN private.my_accounts_for_agent(a.id)
+            ELSE '{}'::uuid[]
+        END AS run_as
    FROM (public.agents a
      LEFT JOIN public.agent_versions v ON ((v.id = a.current_version_id)));
 
@@ -4960,7 +4975,7 @@ CREATE INDEX agent_runs_timers ON public.agent_runs USING btree (available_at, i
 
 CREATE INDEX agents_account_id ON public.agents USING btree (account_id);
 
-CREATE INDEX agents_listed ON public.agents USING btree (created_at DESC, id) WHERE ((status = 'published'::text) AND (visibility = 'public'::text));
+CREATE INDEX agents_listed ON public.agents USING btree (status, created_at DESC, id);
 
 CREATE INDEX api_keys_user_id ON public.api_keys USING btree (user_id, created_at);
 
@@ -5426,6 +5441,9 @@ REVOKE ALL ON FUNCTION private.may_use_agent(p_agent_id uuid, p_account_id uuid)
 
 REVOKE ALL ON FUNCTION private.my_account_ids() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.my_account_ids() TO authenticated;
+
+REVOKE ALL ON FUNCTION private.my_accounts_for_agent(p_agent_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION private.my_accounts_for_agent(p_agent_id uuid) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.my_administered_agent_ids() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.my_administered_agent_ids() TO authenticated;

@@ -21,7 +21,7 @@ class AgentCard(BaseModel):
 
     COLUMNS: ClassVar[str] = (
         "id,name,description,status,visibility,version_id,number,engine,credential_types,managed_types,price,may_run,"
-        "may_edit,created_at,updated_at,published_at"
+        "may_edit,run_as,created_at,updated_at,published_at"
     )
 
     agent_id: UUID
@@ -37,6 +37,9 @@ class AgentCard(BaseModel):
     price: Credits = Field(description="In credits, for each start; nothing for the agent's own account")
     may_run: bool = Field(description="One of the caller's accounts has access")
     may_edit: bool
+    run_as: list[UUID] = Field(
+        description="The caller's accounts that may run it: `account_id` of agent-execute. The agent's own comes first"
+    )
     created_at: Time
     updated_at: Time
     published_at: Time | None

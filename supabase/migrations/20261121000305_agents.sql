@@ -26,7 +26,8 @@ comment on column public.agents.current_version_id is 'What a new run pins: the 
 comment on column public.agents.draft_version_id is 'What its admins edit and try, until it is published.';
 comment on column public.agents.max_concurrent_runs is 'Runs of this agent that go on at a time, whoever started them; null: no limit of its own.';
 create index agents_account_id on public.agents (account_id);
-create index agents_listed on public.agents (created_at desc, id) where status = 'published' and visibility = 'public';
+-- Not of public ones alone: whoever lists may see others too, and no condition of his would imply that one.
+create index agents_listed on public.agents (status, created_at desc, id);
 
 create function private.keys_of(p_value jsonb)
   returns text[] language sql immutable set search_path = '' as $$

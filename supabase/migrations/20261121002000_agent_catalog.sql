@@ -5,11 +5,24 @@
 -- Errors: RUN01 no such agent, RUN03 it was changed meanwhile, RUN06 not its admin, RUN07 problems (all of them in the
 -- details), RUN09 too many versions, RUN15 its status does not allow it. Lock order: agents, then their versions, before all that runs lock. Nothing destructive.
 
+-- The caller's accounts whose runs may be of an agent, as private.may_use_agent says: with access; all of them where he
+-- works in the agent's own account, which comes first. Then his personal one.
+create function private.my_accounts_for_agent(p_agent_id uuid)
+  returns uuid[] language sql stable security definer set search_path = '' as $$
+  select array(
+    select m.account_id from public.account_members m, public.agents a
+    where a.id = p_agent_id and m.user_id = (select auth.uid()) and m.role <> 'viewer'
+      and private.may_use_agent(p_agent_id, m.account_id)
+    order by m.account_id <> a.account_id, m.account_id <> m.user_id, m.account_id)
+$$;
+grant execute on function private.my_accounts_for_agent(uuid) to authenticated;
+
 create view public.agent_catalog with (security_invoker = true) as
   select a.id, a.name, a.description, a.status, a.visibility, a.created_at, a.updated_at,
     v.id as version_id, v.number, v.engine, v.input_schema, v.credential_types, v.managed_types, v.price, v.published_at,
     a.status = 'published' and a.id in (select private.my_agent_ids()) as may_run,
-    a.id in (select private.my_administered_agent_ids()) as may_edit
+    a.id in (select private.my_administered_agent_ids()) as may_edit,
+    case when a.status = 'published' then private.my_accounts_for_agent(a.id) else '{}' end as run_as
   from public.agents a left join public.agent_versions v on v.id = a.current_version_id;
 comment on view public.agent_catalog is 'Agents with what is published of them, as the caller may see it.';
 revoke all on public.agent_catalog from anon, authenticated, service_role;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -9,10 +11,48 @@ import httpx
 import pytest
 
 from functions.agent_status import cursor as cursors
-from tests.functions.test_agents import account_of, act, make
+from tests.functions.history import member
+from tests.functions.test_agents import account_of, act, make, start
 from tests.functions.visitor import Visitor
+from tests.support.runs import connect, new_person
+from tests.support.stack import Stack
 
+MANY_AGENTS = """
+with new as (
+  insert into public.agents (account_id, name, visibility, created_at)
+    select %s, 'Agent ' || n, 'public', now() - n * interval '1 s' from generate_series(1, 5000) n returning id
+)
+insert into public.agent_versions (agent_id, number, engine, published_at) select id, 1, 'list', now() from new
+"""
+PUBLISHED = """
+update public.agents a set current_version_id = v.id, status = 'published'
+  from public.agent_versions v where v.agent_id = a.id
+"""
 ID = "0f7b0f3e-6a0c-4f0e-9a53-3a0f7c1b2d11"
+
+
+@dataclass
+class Someone:
+    """A person with accounts of several kinds."""
+
+    url: str
+    visitor: Visitor
+    id: str
+
+    async def joins(self, role: str) -> str:
+        """The id of a new organisation that he has this role in."""
+        async with connect(self.url) as connection:
+            cursor = await connection.execute(
+                "insert into public.accounts (kind, name) values ('organisation', 'O') returning id::text"
+            )
+            (account_id,) = await cursor.fetchone() or ()
+        await member(self.url, self.id, account_id, role)
+        return account_id
+
+
+@pytest.fixture
+async def buyer(stack: Stack, stranger: Visitor) -> Someone:
+    return Someone(stack.database_url, stranger, await account_of(stranger))
 
 
 @pytest.mark.parametrize(
@@ -92,3 +132,56 @@ async def test_the_end_of_an_access_is_a_time_in_any_zone(owner: Visitor, expire
     )
 
     assert response.status_code == status, response.text
+
+
+async def test_it_says_which_accounts_may_run_an_agent(owner: Visitor, buyer: Someone):
+    """Of who only reads in an account that has access, and of accounts without, nothing is said."""
+    agent_id = await make(owner)
+    works_in, reads_in, _ = [await buyer.joins(role) for role in ("member", "viewer", "admin")]
+    for account_id in (works_in, reads_in):
+        await act(owner, "grant", agent_id=agent_id, account_id=account_id)
+
+    (card,) = [one for one in (await act(buyer.visitor, "list"))["agents"] if one["agent_id"] == agent_id]
+    refused = await start(buyer.visitor, agent_id)
+    started = await start(buyer.visitor, agent_id, account_id=card["run_as"][0])
+    await act(owner, "grant", agent_id=agent_id, account_id=buyer.id)
+    with_own = (await act(buyer.visitor, "get", agent_id=agent_id))["agent"]
+    await act(owner, "retire", agent_id=agent_id)
+    retired = (await act(buyer.visitor, "get", agent_id=agent_id))["agent"]
+
+    assert (card["run_as"], card["may_run"]) == ([works_in], True)
+    assert (refused.status_code, started.status_code) == (404, 201)
+    assert with_own["run_as"] == [buyer.id, works_in]
+    assert (retired["run_as"], retired["may_run"]) == ([], False)
+
+
+async def test_who_works_where_an_agent_is_made_may_run_it_in_any_account_of_his(stack: Stack, owner: Visitor):
+    agent_id, account_id = await make(owner), await account_of(owner)
+    someone = Someone(stack.database_url, owner, account_id)
+    others = sorted([await someone.joins("member"), await someone.joins("owner")])
+
+    card = (await act(owner, "get", agent_id=agent_id))["agent"]
+
+    assert card["run_as"] == [account_id, *others]
+
+
+async def test_a_page_reads_little_of_a_large_catalog(database_url: str):
+    """By the index that they are ordered by, from its start, for who is not of their account."""
+    person = await new_person(database_url)
+    async with connect(database_url) as connection:
+        await connection.execute(MANY_AGENTS, [person.id])
+        await connection.execute(PUBLISHED)
+        await connection.execute("analyze public.agents, public.agent_versions")
+    rows = await person.query(
+        "explain (analyze, format json) select name, run_as from public.agent_catalog"
+        " where status = 'published' order by created_at desc, id limit 51"
+    )
+    (scan,) = [node for node in nodes(rows[0][0][0]["Plan"]) if node.get("Relation Name") == "agents"]
+
+    assert (scan.get("Index Name"), scan["Actual Rows"]) == ("agents_listed", 51)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)

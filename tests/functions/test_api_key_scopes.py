@@ -24,7 +24,7 @@ from tests.support.runs import connect
 CREATE = {"action": "create", "prompt": PROMPT}
 OTHERS = [
     (("agents", {"action": "list"}), "agents:read"),
-    (("agents", {"action": "publish", "agent_id": str(uuid4())}), "agents:write"),
+    (("agents", {"action": "retire", "agent_id": str(uuid4())}), "agents:write"),
     (("credentials", {"action": "list"}), "credentials:read"),
     (("credentials", {"action": "delete", "credential_id": str(uuid4())}), "credentials:write"),
     (("credential-test", {"credential_id": str(uuid4())}), "credentials:write"),
