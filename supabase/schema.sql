@@ -2945,16 +2945,23 @@ CREATE FUNCTION private.refuse_without_agent(p_run public.agent_runs) RETURNS vo
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     AS $$
+declare
+  v_agent public.agents;
+  v_version public.agent_versions;
 begin
   if p_run.agent_id is null then
     return;
   end if;
-  if not exists (select from public.agent_versions v where v.id = p_run.agent_version_id)
-      or not private.may_use_agent(p_run.agent_id, p_run.account_id) then
+  select * into v_agent from public.agents where id = p_run.agent_id;
+  select * into v_version from public.agent_versions where id = p_run.agent_version_id;
+  if v_version.id is null or not private.may_use_agent(p_run.agent_id, p_run.account_id) then
     raise exception 'There is no agent %', p_run.agent_id using errcode = 'RUN01';
   end if;
-  if exists (select from public.agents a where a.id = p_run.agent_id and a.status = 'retired') then
+  if v_agent.status = 'retired' then
     raise exception 'Agent % is retired', p_run.agent_id using errcode = 'RUN15';
+  end if;
+  if v_version.published_at is null and not private.administers(v_agent.account_id) then
+    raise exception 'Only admins of its account run the draft of agent %', p_run.agent_id using errcode = 'RUN06';
   end if;
 end $$;
 
@@ -3067,10 +3074,6 @@ begin
   if v_run.agent_id is not null then
     perform private.refuse_without_agent(v_run);
     select * into strict v_version from public.agent_versions where id = v_run.agent_version_id;
-    if v_version.published_at is null
-        and not private.administers((select a.account_id from public.agents a where a.id = v_run.agent_id)) then
-      raise exception 'Only admins of its account run the draft of agent %', v_run.agent_id using errcode = 'RUN06';
-    end if;
   end if;
   select * into v_credentials
     from private.resolve_credentials(v_run.account_id, v_version, private.credentials_again(v_run));

@@ -65,6 +65,11 @@ class Agents(BaseModel):
     next_cursor: str | None
 
 
+def _form(schema: JsonObject) -> list[InputField]:
+    """None of a broken schema: the database takes one from an admin as it is, perhaps past our functions."""
+    return [] if problems_with_schema(schema) else form_of(schema)
+
+
 class AgentVersion(BaseModel):
     """A version with all that its admins wrote."""
 
@@ -73,6 +78,7 @@ class AgentVersion(BaseModel):
     engine: str
     config: Object
     input_schema: Object
+    form: list[InputField]
     credential_types: list[str]
     managed_credentials: dict[str, UUID]
     price: Credits
@@ -80,7 +86,8 @@ class AgentVersion(BaseModel):
 
     @classmethod
     def from_row(cls, row: JsonObject) -> Self:
-        return cls.model_validate({**row, "price": in_credits(row["price"])})
+        form = _form(cast("JsonObject", row["input_schema"]))
+        return cls.model_validate({**row, "form": form, "price": in_credits(row["price"])})
 
 
 class AgentEditing(BaseModel):
@@ -115,8 +122,7 @@ class Agent(BaseModel):
             {
                 "agent": AgentCard.from_row(row),
                 "input_schema": schema,
-                # The database takes a schema from an admin as it is, perhaps past our functions.
-                "form": [] if schema is None or problems_with_schema(schema) else form_of(schema),
+                "form": [] if schema is None else _form(schema),
                 "editing": editing,
             }
         )

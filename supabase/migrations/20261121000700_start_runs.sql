@@ -327,19 +327,27 @@ begin
 end $$;
 grant execute on function private.check_run(jsonb, text) to authenticated;
 
--- Whether a run that was created earlier may start: its agent may be retired, deleted or no longer the caller's to use.
+-- Whether a run that was created earlier may start: its agent may be retired, deleted or no longer the caller's to use, and
+-- he no longer an admin, who alone runs drafts.
 create function private.refuse_without_agent(p_run public.agent_runs)
   returns void language plpgsql stable security definer set search_path = '' as $$
+declare
+  v_agent public.agents;
+  v_version public.agent_versions;
 begin
   if p_run.agent_id is null then
     return;
   end if;
-  if not exists (select from public.agent_versions v where v.id = p_run.agent_version_id)
-      or not private.may_use_agent(p_run.agent_id, p_run.account_id) then
+  select * into v_agent from public.agents where id = p_run.agent_id;
+  select * into v_version from public.agent_versions where id = p_run.agent_version_id;
+  if v_version.id is null or not private.may_use_agent(p_run.agent_id, p_run.account_id) then
     raise exception 'There is no agent %', p_run.agent_id using errcode = 'RUN01';
   end if;
-  if exists (select from public.agents a where a.id = p_run.agent_id and a.status = 'retired') then
+  if v_agent.status = 'retired' then
     raise exception 'Agent % is retired', p_run.agent_id using errcode = 'RUN15';
+  end if;
+  if v_version.published_at is null and not private.administers(v_agent.account_id) then
+    raise exception 'Only admins of its account run the draft of agent %', p_run.agent_id using errcode = 'RUN06';
   end if;
 end $$;
 

@@ -214,10 +214,6 @@ begin
   if v_run.agent_id is not null then
     perform private.refuse_without_agent(v_run);
     select * into strict v_version from public.agent_versions where id = v_run.agent_version_id;
-    if v_version.published_at is null
-        and not private.administers((select a.account_id from public.agents a where a.id = v_run.agent_id)) then
-      raise exception 'Only admins of its account run the draft of agent %', v_run.agent_id using errcode = 'RUN06';
-    end if;
   end if;
   select * into v_credentials
     from private.resolve_credentials(v_run.account_id, v_version, private.credentials_again(v_run));

@@ -86,3 +86,20 @@ async def test_an_account_makes_so_many_versions_a_day(owner: Visitor, stack: St
     assert (another.status_code, another.json()["code"]) == (429, "limit_exceeded")
     assert in_place["draft_version_id"] == last["draft_version_id"]
     assert tomorrow.status_code == 201
+
+
+async def test_its_admins_see_the_form_of_a_draft_beside_the_one_that_is_published(owner: Visitor):
+    def schema(name: str) -> dict[str, Any]:
+        return {"type": "object", "properties": {name: {"type": "string"}}}
+
+    made = await act(owner, "create", name="Writer", engine="prompt", input_schema=schema("topic"))
+    agent_id = made["agent_id"]
+    unpublished = await act(owner, "get", agent_id=agent_id)
+    await act(owner, "publish", agent_id=agent_id)
+    await act(owner, "update", agent_id=agent_id, input_schema=schema("subject"))
+    shown = await act(owner, "get", agent_id=agent_id)
+
+    assert unpublished["form"] == []
+    assert [field["name"] for field in unpublished["editing"]["draft"]["form"]] == ["topic"]
+    assert [field["name"] for field in shown["form"]] == ["topic"]
+    assert [field["name"] for field in shown["editing"]["draft"]["form"]] == ["subject"]

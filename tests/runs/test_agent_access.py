@@ -179,6 +179,34 @@ async def test_access_ends_when_it_expires_and_when_it_is_revoked(shop: Shop, da
     assert await refused(buyer.create(agent_id=shop.agent_id)) == "RUN01"
 
 
+async def test_a_draft_is_not_started_or_retried_by_who_is_no_admin_any_more(shop: Shop, database_url: str) -> None:
+    admin = shop.people["admin"]
+    agent_id = await new_agent(shop.people["owner"], account_id=str(shop.account_id))
+    created = await admin.create(agent_id=agent_id)
+    stopped = await admin.queue(agent_id=agent_id)
+    await admin.call("control_run", stopped, "stop")
+
+    await set_role(database_url, admin, "member")
+    refusals = [
+        await refused(admin.call("start_run", created["run_id"])),
+        await refused(admin.call("retry_run", stopped)),
+    ]
+    await set_role(database_url, admin, "admin")
+
+    assert refusals == ["RUN06", "RUN06"]
+    assert (await admin.call("start_run", created["run_id"]))["status"] == "queued"
+    assert (await admin.call("retry_run", stopped))["status"] == "queued"
+
+
+async def set_role(url: str, person: Person, role: str) -> None:
+    """In every organisation that the person is in."""
+    async with connect(url) as connection:
+        await connection.execute(
+            "update public.account_members set role = %s where user_id = %s and account_id <> user_id",
+            [role, person.id],
+        )
+
+
 async def test_what_was_purchased_is_not_an_admins_to_take(shop: Shop, database_url: str) -> None:
     buyer = shop.people["purchased"]
 
