@@ -2309,7 +2309,7 @@ begin
       where id = v_credential.id
         and (last_used_at is null or last_used_at not between v_now - interval '1 minute' and v_now);
   end if;
-  return private.sealed_answer(v_credential);
+  return private.sealed_answer(v_credential) || jsonb_build_object('managed', v_step.own_id is null);
 end $$;
 
 CREATE FUNCTION private.open_credential_to_test(p_credential_id uuid, p_tickets text[]) RETURNS jsonb

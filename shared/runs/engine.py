@@ -143,6 +143,11 @@ class OpenCredential(Protocol):
         """What must be shown nowhere."""
         ...
 
+    @property
+    def managed(self) -> bool:
+        """Whether the agent brought it, and not who runs the agent: then it goes nowhere that the run has named."""
+        ...
+
 
 class CredentialVault(Protocol):
     """Where a worker gets credentials from: `shared.vault.opening.Vault`."""

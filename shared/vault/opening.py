@@ -39,6 +39,7 @@ class OpenCredential:
             a JSON object in text.
         allowed_hosts: The only places that the values may be sent to, as an egress policy names them.
         secrets: What must be shown nowhere: every secret part of the fields, in each form that it is used in.
+        managed: The agent brought it, not who runs the agent: it goes nowhere that the run has named.
     """
 
     provider: str
@@ -46,6 +47,7 @@ class OpenCredential:
     fields: Mapping[str, Secret] = field(repr=False)
     allowed_hosts: frozenset[str]
     secrets: tuple[Secret, ...] = field(default=(), repr=False)
+    managed: bool = False
 
 
 class Vault:
@@ -132,7 +134,8 @@ async def _opened(keys: KeyProvider, answer: JsonObject) -> AsyncGenerator[OpenC
     hosts = entered.allowed_hosts()
     del plain, entered
     try:
-        yield OpenCredential(provider, credential_id, MappingProxyType(fields), hosts, secrets)
+        managed = answer.get("managed") is True
+        yield OpenCredential(provider, credential_id, MappingProxyType(fields), hosts, secrets, managed)
     finally:
         fields.clear()
 

@@ -54,7 +54,7 @@ begin
       where id = v_credential.id
         and (last_used_at is null or last_used_at not between v_now - interval '1 minute' and v_now);
   end if;
-  return private.sealed_answer(v_credential);
+  return private.sealed_answer(v_credential) || jsonb_build_object('managed', v_step.own_id is null);
 end $$;
 grant execute on function private.open_credential(uuid, uuid, integer, integer, text) to service_role;
 
@@ -157,8 +157,8 @@ create function private.vault_status()
 $$;
 grant execute on function private.vault_status() to service_role;
 
--- What a step of the run may use towards a provider: {credential_id, account_id, provider, sealed, min_key_version}. Only
--- for the worker that holds the run and performs this attempt of this step. Raises RUN16, RUN17, RUN18.
+-- What a step of the run may use towards a provider: {credential_id, account_id, provider, sealed, min_key_version, managed}.
+-- Only for the worker that holds the run and performs this attempt of this step. Raises RUN16, RUN17, RUN18.
 create function public.open_credential(
     p_run_id uuid, p_lease_id uuid, p_step_no integer, p_attempt integer, p_provider text)
   returns jsonb language sql security invoker set search_path = ''

@@ -78,10 +78,17 @@ async def predict(
 async def _opened(
     config: FlowiseConfig, ctx: StepContext, stack: AsyncExitStack, servers: Servers
 ) -> tuple[FlowiseClient, Mapping[str, Mapping[str, Secret]]]:
-    """The client of the agent's server, and the fields of the credentials that go into the flow."""
+    """The client of the agent's server, and the fields of the credentials that go into the flow.
+
+    Raises:
+        InvalidInput: no server is named, another one than the credential's, or one of the run's choosing for a key that
+            the agent brings: whoever names the server reads what is sent to it.
+    """
+    chosen_by_run = False
     if SERVER in ctx.run.credential_ids:
         server = await stack.enter_async_context(ctx.open_credential(SERVER))
         base_url, key, hosts = server.fields["base_url"].reveal(), server.fields.get("api_key"), server.allowed_hosts
+        chosen_by_run = not server.managed and config.base_url is None
         if config.base_url is not None and origin_of(config.base_url) != origin_of(base_url):
             raise InvalidInput("The agent names another Flowise server than its credential is for.")
     elif config.base_url is not None:
@@ -91,6 +98,12 @@ async def _opened(
     credentials: dict[str, Mapping[str, Secret]] = {}
     for provider in config.providers:
         opened = await stack.enter_async_context(ctx.open_credential(provider))
+        if opened.managed and chosen_by_run:
+            raise InvalidInput(
+                f"The agent's own {provider} credential goes to the agent's own Flowise server alone, and this run names "
+                "another.",
+                hint="Start a run without a flowise credential, or with a credential of your own for both.",
+            )
         credentials[provider] = opened.fields
     http = await stack.enter_async_context(servers.connect(hosts))
     limits = replace(servers.limits, total_seconds=min(servers.limits.total_seconds, config.timeout_seconds))

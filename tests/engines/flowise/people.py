@@ -43,18 +43,23 @@ class Shop:
         return RunId(UUID(answer["run_id"]))
 
 
-async def open_shop(url: str, flowise: FlowiseServer, flow: Flow, **config: Any) -> Shop:
-    """Everything up to the buyer's first run; the buyer's OpenAI key goes into the flow."""
+async def open_shop(
+    url: str, flowise: FlowiseServer, flow: Flow, *, sellers_key: str | None = None, **config: Any
+) -> Shop:
+    """Everything up to the buyer's first run; the buyer's OpenAI key goes into the flow, or the seller's if given."""
     keys = ring(1)
     seller, buyer = await new_person(url), await new_person(url)
     server = await add_credential(seller, keys, "flowise", base_url=flowise.url, api_key=flowise.key)
+    managed = {"flowise": str(server)}
+    if sellers_key is not None:
+        managed["openai"] = str(await add_credential(seller, keys, "openai", api_key=sellers_key))
     injection = {"openAIApiKey": "openai.api_key"}
     draft = {
         "name": "A flow",
         "engine": "flowise",
         "config": {"flow_id": flow.id, "injection": injection, **config},
         "credential_types": ["flowise", "openai"],
-        "managed_credentials": {"flowise": str(server)},
+        "managed_credentials": managed,
         "visibility": "public",
     }
     agent_id = (await seller.call("create_agent", json.dumps(draft)))["agent_id"]

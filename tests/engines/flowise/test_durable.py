@@ -18,7 +18,7 @@ from local.config import PROJECT_DIR
 from local.stand_ins.flowise import STORED_KEY, FlowiseServer, Turn
 from shared.direct_database import DirectDatabase
 from tests.engines.flowise.people import open_shop, work_off, working
-from tests.support.canaries import leaks_in
+from tests.support.canaries import canary, leaks_in
 from tests.support.clock import shift_clock
 from tests.support.runs import (
     assert_books_balance,
@@ -29,6 +29,7 @@ from tests.support.runs import (
     until,
     until_status,
 )
+from tests.vault.people import add_credential, ring
 
 CHATFLOW = {"OpenAI": ("openAIApiKey",)}
 AGENTFLOW = {"LLM": ("openAIApiKey",)}
@@ -114,6 +115,44 @@ async def test_what_the_nodes_do_is_in_the_log_while_the_flow_is_at_work(
 
     assert row["status"] == "completed"
     assert await lines() == ["Start: finished", "LLM: finished"]
+
+
+async def test_a_sellers_key_goes_to_the_sellers_server_and_not_to_one_that_a_buyer_names(
+    database: DirectDatabase, database_url: str, flowise: FlowiseServer
+) -> None:
+    sellers_key = canary()
+    flow = flowise.chatflow(enabled=CHATFLOW)
+    shop = await open_shop(database_url, flowise, flow, sellers_key=sellers_key)
+    with FlowiseServer("a-key-of-the-buyers-own-server") as elsewhere:
+        elsewhere.flows[flow.id] = flow
+        own = await add_credential(shop.buyer, ring(1), "flowise", base_url=elsewhere.url, api_key=elsewhere.key)
+        stolen = await shop.run(credentials={"flowise": str(own)})
+        honest = await shop.run()
+
+        await work_off(database)
+
+        row = await run_row(database_url, stolen)
+        assert (row["status"], row["error"]["code"]) == ("failed", "invalid_input")
+        assert elsewhere.requests == []
+    assert (await run_row(database_url, honest))["status"] == "completed"
+    assert [call.key for call in flowise.calls] == [sellers_key]
+
+
+async def test_a_buyer_may_take_his_own_key_to_a_server_of_his_own(
+    database: DirectDatabase, database_url: str, flowise: FlowiseServer
+) -> None:
+    flow = flowise.chatflow(enabled=CHATFLOW)
+    shop = await open_shop(database_url, flowise, flow)
+    with FlowiseServer("a-key-of-the-buyers-own-server") as elsewhere:
+        elsewhere.flows[flow.id] = flow
+        own = await add_credential(shop.buyer, ring(1), "flowise", base_url=elsewhere.url, api_key=elsewhere.key)
+        run_id = await shop.run(credentials={"flowise": str(own)})
+
+        await work_off(database)
+
+        assert [call.key for call in elsewhere.calls] == [shop.key]
+    assert (await run_row(database_url, run_id))["status"] == "completed"
+    assert flowise.requests == []
 
 
 @pytest.mark.parametrize("kind", ["chatflow", "agentflow"])
