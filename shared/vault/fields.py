@@ -24,7 +24,8 @@ _NOT_TO_SET: Final = frozenset(
 )
 
 
-def _base_url(url: str) -> str:
+def checked_base_url(url: str) -> str:
+    """A URL that keys may be sent below, for pydantic's `AfterValidator`."""
     try:
         origin = origin_of(url)
     except InvalidInput as error:
@@ -66,6 +67,8 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=8, max_length=512, pattern=r"^[\x21-\x7e]+$")]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[A-Za-z0-9_-]{1,100}$")]
-Url = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_TEXT_CHARS), AfterValidator(_base_url)]
+Url = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=MAX_TEXT_CHARS), AfterValidator(checked_base_url)
+]
 Dsn = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_TEXT_CHARS), AfterValidator(_dsn)]
 Headers = Annotated[dict[str, str], AfterValidator(_headers)]

@@ -9,28 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, cast
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import InvalidInput
 from shared.runs.models import Json, JsonObject
+from shared.vault.fields import checked_base_url
 
 MAX_SECONDS: Final = 300.0
 DEFAULT_SECONDS: Final = 110.0  # with the step's grace 130: no drain is shorter-lived, so every host can run it
 _MISSING: Final = object()
 _OURS: Final = frozenset({"sessionId", "vars"})  # set by us, or by a mapping of its own
 _DEEPEST: Final = 4  # a node's map of settings in a node's map is three
-
-
-def _checked_base_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be an http or https URL")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("must have no user, query or fragment")
-    return value
 
 
 def _checked_overrides(value: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +62,8 @@ class FlowiseConfig(BaseModel):
 
     Attributes:
         flow_id: The chatflow or agentflow.
-        base_url: The server, where the agent has no flowise credential; otherwise that says it.
+        base_url: The server, where the agent has no flowise credential; otherwise that says it. Https: keys
+            of people go there.
         injection: Override parameter -> "provider.field" of a credential; or -> {node id -> ...}, for one node alone;
             or a tree of settings such as {"llmModelConfig": {"openAIApiKey": "openai.api_key"}}.
         require_injection: Fail, before anything is asked, when the server would ignore an injected key.
@@ -83,7 +75,7 @@ class FlowiseConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     flow_id: UUID
-    base_url: Annotated[str, AfterValidator(_checked_base_url)] | None = Field(default=None, max_length=2_000)
+    base_url: Annotated[str, AfterValidator(checked_base_url)] | None = Field(default=None, max_length=2_000)
     input: Inputs = Inputs()
     injection: Annotated[dict[str, Any], AfterValidator(_checked_injection)] = Field(
         default_factory=dict[str, Any], max_length=50

@@ -100,8 +100,8 @@ async def _opened(
         opened = await stack.enter_async_context(ctx.open_credential(provider))
         if opened.managed and chosen_by_run:
             raise InvalidInput(
-                f"The agent's own {provider} credential goes to the agent's own Flowise server alone, and this run names "
-                "another.",
+                f"The agent's own {provider} credential goes to the agent's own Flowise server alone, and this run "
+                "names another.",
                 hint="Start a run without a flowise credential, or with a credential of your own for both.",
             )
         credentials[provider] = opened.fields
