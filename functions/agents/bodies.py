@@ -6,11 +6,12 @@ from collections import Counter
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.agents.contents import EngineName
 from shared.http.times import Instant
+from shared.vault.fields import checked_base_url
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Description = Annotated[str, Field(max_length=4_000)]
@@ -126,7 +127,7 @@ class RevokeAgent(Strict):
 class Server(Strict):
     """A Flowise server. Its key is used for this call and kept nowhere."""
 
-    base_url: str = Field(min_length=1, max_length=2_000)
+    base_url: Annotated[str, AfterValidator(checked_base_url)] = Field(min_length=1, max_length=2_000)
     api_key: SecretStr | None = Field(default=None, min_length=1, max_length=1_000)
 
 

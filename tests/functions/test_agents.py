@@ -387,9 +387,17 @@ async def test_a_flow_that_the_key_does_not_see_is_not_imported(
 async def test_an_import_does_not_reach_into_private_networks(owner: Visitor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("EGRESS_ALLOWED_NETWORKS", raising=False)
 
-    response = await owner.post("agents", {"action": "list_flowise", "base_url": "http://169.254.169.254"})
+    response = await owner.post("agents", {"action": "list_flowise", "base_url": "https://169.254.169.254"})
 
     assert (response.status_code, response.json()["code"]) == (400, "address_blocked")
+
+
+async def test_a_flowise_key_is_not_sent_over_http(owner: Visitor):
+    server = {"base_url": "http://flows.example", "api_key": "a-key-of-the-server"}
+    response = await owner.post("agents", {"action": "list_flowise", **server})
+
+    assert (response.status_code, response.json()["message"].partition(":")[0]) == (400, "base_url")
+    assert "a-key-of-the-server" not in response.text
 
 
 async def test_members_who_are_no_admins_are_told_so(owner: Visitor, stack: Stack, visitor: Callable[[str], Visitor]):
