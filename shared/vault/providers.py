@@ -146,6 +146,11 @@ class Http(_WithUrl):
         values = sorted(self.headers.values(), key=len, reverse=True)
         return tuple(dict.fromkeys([*values, *(value.rpartition(" ")[2] for value in values)]))
 
+    def last_four(self) -> str | None:
+        """The end of the longest header, without its scheme; None also for a password in base64."""
+        scheme, _, known_by = self.secrets()[0].rpartition(" ")
+        return None if scheme.lower() == "basic" or len(known_by) < MIN_TOLD_CHARS else known_by[-4:]
+
 
 class Postgres(Credential):
     """A PostgreSQL database."""
@@ -209,12 +214,21 @@ def from_sealed(provider: str, plain: bytes) -> Credential:
     return kind.model_construct(**cast("dict[str, Any]", orjson.loads(plain)))
 
 
+def secrets_of(provider: str, fields: Mapping[str, Secret]) -> tuple[Secret, ...]:
+    """What must not be shown of fields that `to_fields` made."""
+    given: dict[str, Any] = {
+        name: orjson.loads(value.reveal()) if _format_of(provider, name) == "headers" else value.reveal()
+        for name, value in fields.items()
+    }
+    return tuple(map(Secret, PROVIDERS[provider].model_construct(**given).secrets()))
+
+
 def to_form(provider: str) -> Form:
     """What to ask a person for."""
     kind = PROVIDERS[provider]
     fields: list[FormField] = []
     for name, field in kind.model_fields.items():
-        form = cast("dict[str, Format]", field.json_schema_extra)["format"]
+        form = _format_of(provider, name)
         fields.append(
             FormField(
                 name=name,
@@ -226,3 +240,7 @@ def to_form(provider: str) -> Form:
             )
         )
     return Form(provider=provider, label=kind.LABEL, fields=fields)
+
+
+def _format_of(provider: str, name: str) -> Format:
+    return cast("dict[str, Format]", PROVIDERS[provider].model_fields[name].json_schema_extra)["format"]

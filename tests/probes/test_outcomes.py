@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from shared.vault.probes import ProbeResult
+from shared.vault.probes import ProbeResult, probe
+from shared.vault.providers import parse
 from tests.probes.conftest import Ask
 from tests.support.canaries import canary, leaks_in
 from tests.support.provider_server import ProviderServer
@@ -82,6 +83,26 @@ async def test_a_key_that_nobody_knows_is_wrong_and_is_not_shown_although_the_pr
     assert (result.success, result.valid, result.outcome) == (True, False, "wrong_key")
     assert leaks_in(shown(result)) == []
     assert key in [given for _, given in providers.asked]
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"Authorization": "Basic dXNlcjpodW50ZXIyLXRoZS1zZWNvbmQ="}, "hunter2-the-second"),
+        ({"X-Pin": "9f3kd82x"}, "9f3kd82x"),
+        ({"X-Pin": "9f3kd82x", "Referer": "https://app.example/a"}, "9f3kd82x"),
+    ],
+)
+async def test_no_header_of_a_service_is_shown_although_it_repeats_them(
+    providers: ProviderServer, headers: dict[str, str], told: str
+) -> None:
+    entered = parse("http", {"base_url": f"{providers.origin}/service", "headers": headers})
+
+    result = await probe("http", entered.to_fields())
+
+    assert result.outcome == "wrong_key"
+    assert "Nobody knows" in shown(result)
+    assert told not in shown(result)
 
 
 async def test_what_a_provider_tells_of_the_account_is_passed_on(ask: Ask, providers: ProviderServer) -> None:

@@ -5,6 +5,7 @@ Which key it is asked with decides the answer, so a test needs nothing but a key
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -237,7 +238,14 @@ def _service(server: ProviderServer, request: Request) -> Response:  # noqa: PLR
         case "redirected":
             return Response(status_code=307, headers={"location": f"{server.origin}/stolen"})
         case _:
-            return Response("who?", 401)
+            return JSONResponse({"message": f"Nobody knows {_told(request)}"}, 401)
+
+
+def _told(request: Request) -> str:
+    """Who the caller says he is, in full, as a careless service repeats it."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    user = base64.b64decode(value).decode() if scheme == "Basic" else value
+    return f"{user} {request.headers.get('x-pin', '')}"
 
 
 _PATHS = {

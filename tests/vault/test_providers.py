@@ -164,6 +164,9 @@ def test_what_was_pasted_with_blanks_around_it_is_taken_without():
         ("openai", {"api_key": "sk-123456789"}, "6789"),
         ("openai", {"api_key": "sk-12345678"}, None),
         ("http", {"base_url": "https://a.example", "headers": {"X": "v1", "X-Key": "long-enough-1234"}}, "1234"),
+        ("http", {"base_url": "https://a.example", "headers": {"Authorization": "Bearer 12345678"}}, None),
+        ("http", {"base_url": "https://a.example", "headers": {"Authorization": "Bearer 123456789012"}}, "9012"),
+        ("http", {"base_url": "https://a.example", "headers": {"Authorization": "Basic dXNlcjpwYXNzd29yZDE="}}, None),
         ("postgres", {"dsn": "postgresql://user:long-password-1234@db.example.com/app"}, None),
     ],
 )

@@ -26,7 +26,7 @@ from shared.vault.probes.generic import generic
 from shared.vault.probes.openai import deepseek, openai
 from shared.vault.probes.origins import base_of
 from shared.vault.probes.result import Outcome, ProbeResult
-from shared.vault.providers import PROVIDERS, to_form
+from shared.vault.providers import PROVIDERS, secrets_of
 from shared.vault.secret import Secret
 
 TOTAL_SECONDS: Final = 10.0
@@ -62,9 +62,7 @@ async def probe(
     if ask is None:
         return result("untestable", label)
     # Before the call: while it lives, the process's log does not show the key either.
-    hide = Redactor(
-        *(fields[field.name] for field in to_form(provider).fields if field.secret and field.name in fields)
-    )
+    hide = Redactor(*secrets_of(provider, fields))
     found = await _asked(ask, provider, label, fields, seconds, resolver)
     details: JsonObject = hide.json(found.details)
     return ProbeResult(found.valid, found.outcome, hide.text(found.message), details)
