@@ -1335,7 +1335,7 @@ CREATE FUNCTION private.credentials_to_rewrap(p_below integer, p_after uuid, p_l
     SET search_path TO ''
     AS $$
   select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'account_id', c.account_id, 'provider', c.provider,
-    'sealed', c.sealed) order by c.id), '[]')
+    'sealed', c.sealed, 'min_key_version', (select min_key_version from private.vault)) order by c.id), '[]')
   from (
     select * from public.credentials
     where deleted_at is null and key_version < p_below and (p_after is null or id > p_after)

@@ -55,9 +55,7 @@ async def open_sealed(keys: KeyProvider, blob: bytes, binding: Binding, *, floor
         VaultSealed: it was not, whatever the reason.
         UpstreamBusy: the key service cannot be asked now.
     """
-    parts = _Blob.from_bytes(blob)
-    if parts.version < floor:
-        raise sealed()
+    parts = _Blob.from_bytes(blob, floor=floor)
     key, _ = await _opened(keys, parts, binding)
     nonce, ciphertext = parts.payload[:NONCE_BYTES], parts.payload[NONCE_BYTES:]
     try:
@@ -66,14 +64,14 @@ async def open_sealed(keys: KeyProvider, blob: bytes, binding: Binding, *, floor
         raise sealed() from None
 
 
-async def rewrap(keys: KeyProvider, blob: bytes, binding: Binding) -> bytes:
+async def rewrap(keys: KeyProvider, blob: bytes, binding: Binding, *, floor: int = 0) -> bytes:
     """Put the data key under the current master key. The secret itself is not decrypted.
 
     Raises:
-        VaultSealed: the blob is not of this binding, or its key is gone.
+        VaultSealed: the blob is not of this binding, or its key is gone or below version `floor`.
         UpstreamBusy: the key service cannot be asked now.
     """
-    parts = _Blob.from_bytes(blob)
+    parts = _Blob.from_bytes(blob, floor=floor)
     _, data_key = await _opened(keys, parts, binding)
     version = keys.current_version
     return replace(parts, version=version, wrapped=await keys.wrap(data_key, version, binding)).to_bytes()
@@ -97,12 +95,12 @@ class _Blob:
     payload: bytes
 
     @classmethod
-    def from_bytes(cls, blob: bytes) -> _Blob:
+    def from_bytes(cls, blob: bytes, *, floor: int = 0) -> _Blob:
         if not _HEADER.size + _BODY_BYTES <= len(blob) <= MAX_BLOB_BYTES:
             raise sealed()
         form, version, length = _HEADER.unpack_from(blob)
         body = blob[_HEADER.size + length :]
-        if form != FORMAT or len(body) < _BODY_BYTES:
+        if form != FORMAT or len(body) < _BODY_BYTES or version < floor:
             raise sealed()
         wrapped = blob[_HEADER.size : _HEADER.size + length]
         salt, rest = body[:SALT_BYTES], body[SALT_BYTES:]

@@ -64,7 +64,8 @@ async def _rewrapped(keys: KeyRing, row: JsonObject) -> JsonObject | None:
     credential_id, before = UUID(cast("str", row["id"])), cast("str", row["sealed"])
     binding = Binding(UUID(cast("str", row["account_id"])), credential_id, cast("str", row["provider"]))
     try:
-        blob = await rewrap(keys, base64.b64decode(before, validate=True), binding)
+        floor = cast("int", row["min_key_version"])  # what a retired key sealed stays refused
+        blob = await rewrap(keys, base64.b64decode(before, validate=True), binding, floor=floor)
     except (VaultSealed, binascii.Error):
         _log.error("vault.sealed", credential_id=str(credential_id), provider=binding.provider)
         return None

@@ -93,11 +93,11 @@ begin
 end $$;
 grant execute on function private.record_credential_test(uuid, text[], jsonb) to authenticated;
 
--- Secrets under keys below p_below, in order of id: [{id, account_id, provider, sealed}].
+-- Secrets under keys below p_below, in order of id: [{id, account_id, provider, sealed, min_key_version}].
 create function private.credentials_to_rewrap(p_below integer, p_after uuid, p_limit integer)
   returns jsonb language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'account_id', c.account_id, 'provider', c.provider,
-    'sealed', c.sealed) order by c.id), '[]')
+    'sealed', c.sealed, 'min_key_version', (select min_key_version from private.vault)) order by c.id), '[]')
   from (
     select * from public.credentials
     where deleted_at is null and key_version < p_below and (p_after is null or id > p_after)

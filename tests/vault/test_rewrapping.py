@@ -178,6 +178,23 @@ async def test_a_retired_key_neither_opens_nor_seals(
         assert refusal.value.message == "The credential cannot be opened"
 
 
+@pytest.mark.parametrize("version", [1, 2])
+async def test_what_is_under_a_retired_key_is_not_brought_back_by_another_rotation(
+    database: DirectDatabase, person: Person, database_url: str, version: int
+):
+    await add_credential(person, ring(1))
+    async with connect(database_url) as connection:
+        old = await (await connection.execute("select sealed from public.credentials")).fetchone()
+        assert old is not None
+    await rewrapped(database, ring(1, 2))
+    await database.call("retire_keys", {"p_key_version": 2})
+    async with connect(database_url) as connection:
+        await connection.execute("update public.credentials set sealed = %s, key_version = %s", [*old, version])
+
+    assert await rewrapped(database, ring(1, 2, 3)) == [Rewrapped(moved=0, changed=0, sealed=1)]
+    assert await key_versions(database_url) == {version: 1}
+
+
 async def test_no_key_is_retired_while_something_is_sealed_under_it(
     database: DirectDatabase, person: Person, database_url: str
 ):
