@@ -26,14 +26,19 @@ class StreamRedactor:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._held = ""
+        self._enough = 0  # characters to be held before they are looked through again
 
     def feed(self, piece: str) -> str:
         """Take the next piece; answer what can be shown by now, maybe nothing."""
         self._held += piece
+        if len(self._held) < self._enough:
+            return ""
         cut = self._safe_cut()
         if len(self._held) - cut > LIMIT:
             cut = self._forced_cut()
         ready, self._held = self._held[:cut], self._held[cut:]
+        # Looked through for each piece, a text that never pauses, as models at fault write it, would cost its square.
+        self._enough = len(self._held) + len(self._held) // 8
         return self._redactor.text(ready)
 
     def flush(self) -> str:

@@ -14,6 +14,7 @@ from shared.egress.surroundings import is_loopback
 from shared.errors import InvalidInput
 
 MAX_HEADERS: Final = 20
+MAX_HEADERS_CHARS: Final = 8192  # of all names and values: servers take no more, and a redactor has to know each
 MAX_TEXT_CHARS: Final = 2000
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -55,6 +56,8 @@ def _dsn(text: str) -> str:
 def _headers(headers: dict[str, str]) -> dict[str, str]:
     if not 1 <= len(headers) <= MAX_HEADERS:
         raise PydanticCustomError("headers", "must be 1 to {most} headers", {"most": MAX_HEADERS})
+    if sum(len(name) + len(value) for name, value in headers.items()) > MAX_HEADERS_CHARS:
+        raise PydanticCustomError("headers_long", "must have {most} characters at most", {"most": MAX_HEADERS_CHARS})
     if len({name.lower() for name in headers}) < len(headers):
         raise PydanticCustomError("headers_twice", "must not name a header twice")
     for name, value in headers.items():

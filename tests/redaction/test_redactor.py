@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from shared.redaction import MARK, Redactor, redact_json, redact_text
+from shared.redaction.marks import Span
 from shared.redaction.redactor import redact_line
 from shared.vault.secret import Secret
 
@@ -222,3 +223,24 @@ def test_half_a_character_in_a_stream_stops_nothing():
     )
 
     assert shown == f"\ud800 and {MARK} \udfff."
+
+
+class Counting(Redactor):
+    """Counts the characters that it looks through for a stream."""
+
+    looked_at = 0
+
+    def known_spans(self, text: str) -> list[Span]:
+        self.looked_at += len(text)
+        return super().known_spans(text)
+
+
+@pytest.mark.parametrize("character", [" ", "\\", "a", "\n"])
+def test_a_stream_that_never_pauses_is_looked_through_a_few_times_and_not_again_for_each_piece(character: str) -> None:
+    redactor = Counting(Secret("a-key-that-is-not-in-the-text"))
+    stream = redactor.stream()
+
+    shown = "".join([*(stream.feed(character) for _ in range(10_000)), stream.flush()])
+
+    assert shown == character * 10_000
+    assert redactor.looked_at < 10_000 * 50

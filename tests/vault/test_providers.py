@@ -118,6 +118,11 @@ def test_a_dsn_names_its_host_and_port():
             {"base_url": "https://a.example", "headers": {f"X-{n}": "a" for n in range(21)}},
             "fields.headers: must be 1 to 20 headers",
         ),
+        (
+            "http",
+            {"base_url": "https://a.example", "headers": {f"X-{n}": "a" * 4096 for n in range(2)}},
+            "fields.headers: must have 8192 characters at most",
+        ),
         ("postgres", {"dsn": "mysql://u:p@h/db"}, "fields.dsn: must read postgresql://"),
         ("postgres", {"dsn": "postgresql://h/db"}, "fields.dsn: must read postgresql://"),
         ("postgres", {"dsn": "postgresql://u:p@h:x/db"}, "fields.dsn: must read postgresql://"),
