@@ -73,7 +73,7 @@ class AnthropicModel:
     ) -> None:
         self._model = model
         self._api_key = api_key
-        self._base_url = base_url
+        self.base_url = base_url
         self._policy = policy or RetryPolicy()
         self._clients = PerLoop(self._connect)
 
@@ -96,7 +96,7 @@ class AnthropicModel:
     def _connect(self) -> anthropic.AsyncAnthropic:
         return anthropic.AsyncAnthropic(
             api_key=self._api_key,
-            base_url=self._base_url,
+            base_url=self.base_url,
             max_retries=0,
             # A redirect would carry x-api-key to another host. The read has no limit of its own: `repeat` has one.
             http_client=anthropic.DefaultAsyncHttpxClient(

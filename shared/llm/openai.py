@@ -58,6 +58,14 @@ _REFUSES_TEMPERATURE = re.compile(r"o\d|gpt-[5-9](?!.*chat)")
 _CHARACTERS_A_TOKEN = 3  # for servers that report no usage; a little dearer than the usual four
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What of an account a key is for, where it has several."""
+
+    organization: str | None = None
+    project: str | None = None
+
+
 class OpenAIModel:
     """A model behind OpenAI's protocol."""
 
@@ -68,12 +76,15 @@ class OpenAIModel:
         *,
         api_key: str | None = None,
         base_url: str | None = None,
+        account: Account | None = None,
         policy: RetryPolicy | None = None,
     ) -> None:
+        """`account` is by default the environment's for OpenAI, as its SDK reads it, and none for others."""
         self._preset = preset
         self._model = model
         self._api_key = api_key
-        self._base_url = base_url or preset.base_url
+        self.base_url = base_url or preset.base_url
+        self._account = account or (None if preset.name == "openai" else Account())
         self._policy = policy or RetryPolicy()
         self._clients = PerLoop(self._connect)
 
@@ -96,7 +107,7 @@ class OpenAIModel:
     def _connect(self) -> openai.AsyncOpenAI:
         client = openai.AsyncOpenAI(
             api_key=self._api_key or "none",  # the SDK insists; local servers do not look
-            base_url=self._base_url,
+            base_url=self.base_url,
             max_retries=0,
             # The read has no limit of its own: `repeat` has one. A redirect would take the prompt elsewhere.
             http_client=openai.DefaultAsyncHttpxClient(
@@ -104,9 +115,9 @@ class OpenAIModel:
             ),
             timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
         )
-        if self._preset.name != "openai":
-            # The SDK takes these from the environment; they are nobody else's business.
-            client.organization = client.project = None
+        if self._account is not None:
+            # The SDK has taken these from the environment; they are nobody else's business.
+            client.organization, client.project = self._account.organization, self._account.project
         return client
 
     async def _attempt(self, request: ModelRequest, on_text: OnText | None) -> ModelResponse:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from shared.errors import InvalidInput
 from shared.llm.model import Model, ModelRequest, ModelResponse, OnText
 from shared.llm.prices import OWN_KEY
-from shared.llm.registry import model_named
+from shared.llm.registry import OwnAccount, model_named
 from shared.runs.engine import StepContext
 from shared.runs.models import Run
+
+_OF_ACCOUNT: Final = frozenset({"api_key", "organization", "project"})
 
 
 class Models(Protocol):
@@ -71,7 +73,8 @@ class ModelsOfRuns:
         name = _named_by_agent(run)
         if name is not None and _provider(name) in run.credential_ids:
             async with ctx.open_credential(_provider(name)) as credential:
-                model = model_named(name, self._env, api_key=credential.fields["api_key"].reveal())
+                given = {field: value.reveal() for field, value in credential.fields.items() if field in _OF_ACCOUNT}
+                model = model_named(name, self._env, own=OwnAccount(**given))
                 try:
                     yield OwnKey(model)
                 finally:

@@ -101,8 +101,7 @@ async def _opened(
         if opened.managed and chosen_by_run:
             raise InvalidInput(
                 f"The agent's own {provider} credential goes to the agent's own Flowise server alone, and this run "
-                "names another.",
-                hint="Start a run without a flowise credential, or with a credential of your own for both.",
+                f"names another: leave that out, or name a {provider} credential of your own too."
             )
         credentials[provider] = opened.fields
     http = await stack.enter_async_context(servers.connect(hosts))
