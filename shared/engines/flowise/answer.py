@@ -19,6 +19,9 @@ TEXT_CHARACTERS: Final = 128 * 1024  # it is kept twice, in the output and as a 
 PART_BYTES: Final = 96 * 1024  # of each list (documents, tools, ...); all in all it stays under a step's 2 MB
 PART_ITEMS: Final = 100
 NODES: Final = 200
+ID_CHARACTERS: Final = 200  # Flowise's are UUIDs, and names of nodes with a number
+LABEL_CHARACTERS: Final = 200
+PROMPT_CHARACTERS: Final = 4_000
 
 # Flowise's names, which are the output's too: who knows Flowise knows the output.
 LISTS: Final = ("sourceDocuments", "usedTools", "artifacts", "fileAnnotations", "agentReasoning")
@@ -109,10 +112,10 @@ class Answer:
         self.text += text[:room]
 
     def _add_ids(self, data: JsonObject) -> None:
-        self.chat_id = _text(data.get("chatId")) or self.chat_id
-        self.session_id = _text(data.get("sessionId")) or self.session_id
-        self.message_id = _text(data.get("chatMessageId")) or _text(data.get("id")) or self.message_id
-        self.execution_id = _text(data.get("executionId")) or self.execution_id
+        self.chat_id = _id(data.get("chatId")) or self.chat_id
+        self.session_id = _id(data.get("sessionId")) or self.session_id
+        self.message_id = _id(data.get("chatMessageId")) or _id(data.get("id")) or self.message_id
+        self.execution_id = _id(data.get("executionId")) or self.execution_id
         self._add_action(data.get("action"))
 
     def _add_list(self, name: str, data: Json) -> None:
@@ -122,7 +125,7 @@ class Answer:
         kept: list[Json] = []
         size = 0
         for item in value[:PART_ITEMS]:
-            size += len(orjson.dumps(item))
+            size += _size(item)
             if size > PART_BYTES:
                 break
             kept.append(item)
@@ -131,12 +134,12 @@ class Answer:
         self.lists[name] = kept
 
     def _add_node(self, data: JsonObject) -> None:
-        node_id = _text(data.get("nodeId"))
+        node_id = _id(data.get("nodeId"))
         if node_id is None or (node_id not in self.nodes and len(self.nodes) >= NODES):
             return
         self.nodes[node_id] = {
             "id": node_id,
-            "label": (_text(data.get("nodeLabel")) or node_id)[:200],
+            "label": (_text(data.get("nodeLabel")) or node_id)[:LABEL_CHARACTERS],
             "status": (_text(data.get("status")) or "")[:40],
         }
 
@@ -155,17 +158,17 @@ class Answer:
     def _add_action(self, data: Json) -> None:
         action = _object(_parsed(data))
         asked = _object(action.get("data"))
-        node_id = _text(asked.get("nodeId"))
+        node_id = _id(asked.get("nodeId"))
         if node_id is None:
             return
         mapping = _object(action.get("mapping"))
         labels = _labels(action.get("elements"))
         details = _object(asked.get("input"))
         self.stop = HumanStop(
-            prompt=_text(asked.get("nodeLabel")) or "The flow asks whether to go on.",
+            prompt=(_text(asked.get("nodeLabel")) or "The flow asks whether to go on.")[:PROMPT_CHARACTERS],
             node_id=node_id,
-            proceed=labels.get("approve") or _text(mapping.get("approve")) or "Proceed",
-            reject=labels.get("reject") or _text(mapping.get("reject")) or "Reject",
+            proceed=(labels.get("approve") or _text(mapping.get("approve")) or "Proceed")[:LABEL_CHARACTERS],
+            reject=(labels.get("reject") or _text(mapping.get("reject")) or "Reject")[:LABEL_CHARACTERS],
             feedback=details.get("humanInputEnableFeedback") is True,
         )
 
@@ -213,7 +216,7 @@ def from_body(body: Mapping[str, Json]) -> Answer:
     answer.add(Event("agentFlowExecutedData", body.get("agentFlowExecutedData")))
     answer.add(Event("metadata", {**body}))
     structured = body.get("json")
-    if structured is not None and len(orjson.dumps(structured)) <= PART_BYTES:
+    if structured is not None and _size(structured) <= PART_BYTES:
         answer.json = structured
     elif structured is not None:
         answer.cut.add("json")
@@ -234,7 +237,7 @@ def _labels(elements: Json) -> dict[str, str]:
         kind, label = _text(_object(element).get("type")), _text(_object(element).get("label"))
         for choice in ("approve", "reject"):
             if kind is not None and label is not None and choice in kind:
-                found[choice] = label[:200]
+                found[choice] = label
     return found
 
 
@@ -258,3 +261,17 @@ def _list(value: Json) -> Sequence[Json]:
 
 def _text(value: Json) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _id(value: Json) -> str | None:
+    """An id; one that is too long for it is none, for cut it would be another's."""
+    text = _text(value)
+    return text if text is not None and len(text) <= ID_CHARACTERS else None
+
+
+def _size(value: Json) -> int:
+    """Of the value as JSON; more than any bound where it is nested deeper than can be written."""
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:
+        return PART_BYTES + 1
