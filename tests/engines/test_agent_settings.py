@@ -54,6 +54,7 @@ async def open_shop(url: str, config: dict[str, Any], **draft: Any) -> Shop:
 async def work_off(database: DirectDatabase, server: ModelServer) -> None:
     """Work until nothing is due, on a platform that has a key of its own."""
     env = {
+        "SUPABASE_URL": "http://127.0.0.1:1",  # a local stack: a person's key may go where the variables say
         "RUNBASE_LLM": "openai:the-platforms-model",
         "OPENAI_API_KEY": PLATFORM_KEY,
         "OPENAI_BASE_URL": server.openai_url,
