@@ -203,7 +203,11 @@ async def test_an_answer_that_is_packed_unasked_is_refused(encoding: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("packed", "error"), [(gzip.compress(b"x" * 1000)[:-9], ConnectionBroke), (b"\x1f\x8bnonsense here", AnswerRefused)]
+    ("packed", "error"),
+    [
+        pytest.param(gzip.compress(b"x" * 1000)[:-9], ConnectionBroke, id="cut off"),
+        pytest.param(b"\x1f\x8bnonsense here", AnswerRefused, id="no gzip"),
+    ],
 )
 async def test_a_packed_answer_that_is_broken_is_told(packed: bytes, error: type[Exception]) -> None:
     async with listening(answer(packed, content_encoding="gzip")) as there, client_for(there.origin) as client:
