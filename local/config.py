@@ -19,7 +19,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 class StackConfig:
     """One stack: two ports, one data directory, one project folder.
 
-    An ephemeral stack keeps its database in a temporary directory that goes with it, and trades the
+    An ephemeral stack keeps its database and files in a temporary directory that goes with it, and trades the
     durability that nobody would notice for speed (fsync off).
     """
 
@@ -45,6 +45,11 @@ class StackConfig:
     def database_url(self) -> str:
         """The superuser's URL. The CLI's notice about a missing TLS would land on its stdout otherwise."""
         return f"postgresql://postgres:postgres@127.0.0.1:{self.db_port}/postgres?sslmode=disable"
+
+    @property
+    def storage_dir(self) -> Path:
+        """The files of /storage/v1, in a folder for each database that was served with this directory."""
+        return self.data_dir / "storage"
 
     @property
     def migrations_dir(self) -> Path:

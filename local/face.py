@@ -39,6 +39,7 @@ def face(config: StackConfig, keys: Keys) -> Callable[[Request], Awaitable[Respo
         "Data": f"{config.api_url}/rest/v1/",
         "Sign-in": f"{config.api_url}/auth/v1/",
         "Live updates": f"{config.api_url}/realtime/v1/",
+        "Files": f"{config.api_url}/storage/v1/",
         "Functions": f"{config.api_url}/functions/v1/",
         "Database": config.database_url,
     }

@@ -1,4 +1,4 @@
-"""The one port of the stack: rest, auth, realtime and functions behind Supabase's paths.
+"""The one port of the stack: rest, auth, realtime, storage and functions behind Supabase's paths.
 
 Two things happen to every request before a part sees it: the API key is swapped for the JWT it stands for, and the
 answer gets the CORS headers that a browser needs.
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from local import auth, functions, realtime, rest
+from local import auth, functions, realtime, rest, storage
 from local.config import StackConfig
 from local.face import face
 from local.keys import Keys
@@ -31,13 +31,15 @@ _PREFLIGHT = {
     "access-control-allow-methods": "GET,POST,PATCH,PUT,DELETE,OPTIONS",
     "access-control-allow-headers": (
         "authorization, x-client-info, apikey, content-type, x-retry-count, traceparent, tracestate, baggage, "
-        "accept-profile, content-profile, prefer, range, x-supabase-api-version, idempotency-key, last-event-id"
+        "accept-profile, content-profile, prefer, range, x-supabase-api-version, idempotency-key, last-event-id, "
+        "x-upsert, x-metadata, cache-control, content-encoding"
     ),
     "access-control-max-age": "86400",
 }
 _EXPOSED = (
     "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Server, Transfer-Encoding, "
-    "Range-Unit, X-Total-Count, Link, X-Supabase-Api-Version, X-Request-Id"
+    "Range-Unit, X-Total-Count, Link, X-Supabase-Api-Version, X-Request-Id, Accept-Ranges, Cache-Control, "
+    "Content-Disposition, Content-Length, ETag, Last-Modified"
 )
 
 
@@ -54,6 +56,7 @@ def build_gateway(
         rest.build(services),
         auth.build(services, outbox),
         realtime.build(services),
+        storage.build(services),
         functions.build(services, functions_apps),
     ]
 

@@ -42,7 +42,7 @@ _log = logging.getLogger("local.server")
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """A stack that answers. `config` names the real ports."""
+    """A stack that answers. `config` names the real ports, and the directory that really holds its data."""
 
     config: StackConfig
     database_url: str
@@ -59,7 +59,7 @@ async def running_stack(config: StackConfig) -> AsyncGenerator[RunningStack]:
     async with AsyncExitStack() as cleanup:
         listener = cleanup.enter_context(listening(config.host, config.port))
         postgres = await _postgres(config, cleanup)
-        config = replace(config, port=listener.getsockname()[1], db_port=postgres.port)
+        config = replace(config, port=listener.getsockname()[1], db_port=postgres.port, data_dir=postgres.data_dir)
         await prepare_database(config.database_url, config.migrations_dir)
         gateway = build_gateway(config, config.database_url)
         await cleanup.enter_async_context(serving(gateway, listener))

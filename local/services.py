@@ -1,6 +1,7 @@
 """What the parts of the gateway share, and what a part is.
 
-A part (`local.rest`, `local.auth`, `local.realtime`, `local.functions`) exposes `build(services) -> Part`.
+A part (`local.rest`, `local.auth`, `local.realtime`, `local.storage`, `local.functions`) exposes
+`build(services) -> Part`.
 It opens nothing when built; `start` and `stop` run inside the gateway's lifespan, while the pools are open.
 """
 

@@ -79,7 +79,7 @@ def stop(config: StackConfig) -> bool:
 
 
 def reset(config: StackConfig) -> bool:
-    """Stop the stack over the data directory and delete its database; False if there was none.
+    """Stop the stack over the data directory and delete its database and files; False if there were none.
 
     Raises:
         StackError: what is there is no database of PostgreSQL, and is left alone; or it cannot be deleted.
@@ -90,12 +90,12 @@ def reset(config: StackConfig) -> bool:
         if cluster.exists() and not holds_cluster(cluster):
             raise StackError(f"{cluster} holds no PostgreSQL database, so it is left alone.")
         stop(config)
-        if not cluster.exists():
-            return False
-        shutil.rmtree(cluster)
+        found = [folder for folder in (cluster, config.storage_dir) if folder.exists()]
+        for folder in found:
+            shutil.rmtree(folder)
     except OSError as exc:
-        raise StackError(f"The database {cluster} cannot be deleted: {exc.strerror or exc}.") from exc
-    return True
+        raise StackError(f"What is in {config.data_dir} cannot be deleted: {exc.strerror or exc}.") from exc
+    return bool(found)
 
 
 def status(config: StackConfig) -> StackConfig | None:

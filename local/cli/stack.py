@@ -66,9 +66,9 @@ def status(data_dir: Path) -> None:
 @data_dir_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(data_dir: Path, *, yes: bool) -> None:
-    """Stop it and delete its database; the next start begins with an empty one."""
+    """Stop it and delete its database and stored files; the next start begins with an empty one."""
     if not yes:
-        click.confirm(f"Delete the database in {data_dir}?", abort=True)
+        click.confirm(f"Delete the database and the stored files in {data_dir}?", abort=True)
     deleted = background.reset(StackConfig(data_dir=data_dir))
     click.echo("The database is deleted." if deleted else f"There is no database in {data_dir}: nothing to delete.")
 

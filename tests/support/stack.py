@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
@@ -93,7 +95,8 @@ async def stack_over(
         listener = cleanup.enter_context(listening("127.0.0.1", 0))
         port, db_port = listener.getsockname()[1], urlsplit(database_url).port
         assert db_port is not None
-        config = StackConfig(port=port, db_port=db_port, auth=auth or AuthSettings())
+        data_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="runbase-files-")))
+        config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, auth=auth or AuthSettings())
         gateway = build_gateway(config, database_url, functions_apps=functions_apps)
         await cleanup.enter_async_context(serving(gateway, listener))
         stack = Stack(config, database_url)

@@ -1,0 +1,61 @@
+"""Who is calling: the role and the claims that policies on `storage` will see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from local.keys import InvalidToken, Keys, Refusal
+from local.storage.errors import StorageError, access_denied, invalid_request
+
+_REFUSALS: dict[Refusal, str] = {
+    "malformed": "Invalid Compact JWS",
+    "signature": "signature verification failed",
+    "expired": '"exp" claim timestamp check failed',
+    "claims": "JWT claims are not valid now",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`claims` is JSON text with the role in it. `subject` owns what the caller uploads."""
+
+    role: str
+    claims: str
+    subject: str | None = None
+    is_authenticated: bool = True
+
+
+NOBODY = Caller("anon", '{"role":"anon"}', is_authenticated=False)
+# Storage itself: as on Supabase it has the service key, so that is who a project's triggers see.
+STORAGE = Caller("service_role", '{"role":"service_role"}')
+
+
+def identify(keys: Keys, authorization: str | None) -> Caller:
+    """Who sent this `Authorization` header.
+
+    Raises:
+        StorageError: no token, or none that holds now.
+    """
+    if not authorization:
+        raise invalid_request("headers must have required property 'authorization'")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise access_denied(_REFUSALS["malformed"])
+    try:
+        claims = keys.verify_jwt(token.strip())
+    except InvalidToken as exc:
+        raise access_denied(_REFUSALS[exc.reason]) from exc
+    role, subject = claims.get("role", "anon"), claims.get("sub")
+    if not isinstance(role, str):
+        raise access_denied("JWT role claim is not a string")
+    return Caller(role, orjson.dumps({**claims, "role": role}).decode(), subject if isinstance(subject, str) else None)
+
+
+def identify_or_nobody(keys: Keys, authorization: str | None) -> Caller:
+    """As `identify`, for paths that also serve public buckets: whoever cannot be identified is nobody."""
+    try:
+        return identify(keys, authorization)
+    except StorageError:
+        return NOBODY
