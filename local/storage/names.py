@@ -58,9 +58,9 @@ def require_allowed(mime_type: str, allowed: Sequence[str] | None) -> None:
     if not allowed:
         return
     essence = _essence(mime_type)
-    family = essence.partition("/")[0]
+    family, slash, _ = essence.partition("/")
     patterns = {_essence(pattern) for pattern in allowed}
-    if not patterns & {"*", "*/*", f"{family}/*", essence}:
+    if not slash or not patterns & {"*", "*/*", f"{family}/*", essence}:
         raise invalid_mime_type(mime_type)
 
 

@@ -84,6 +84,8 @@ class Stack:
             await client.remove_all_channels()
             await client.auth.close()
             await client.postgrest.aclose()
+            if client._storage is not None:
+                await client._storage.session.aclose()
 
 
 @asynccontextmanager
