@@ -90,14 +90,19 @@ class Stack:
 
 @asynccontextmanager
 async def stack_over(
-    database_url: str, *, functions_apps: Mapping[str, ASGIApp] | None = None, auth: AuthSettings | None = None
+    database_url: str,
+    *,
+    functions_apps: Mapping[str, ASGIApp] | None = None,
+    auth: AuthSettings | None = None,
+    data_dir: Path | None = None,
 ) -> AsyncGenerator[Stack]:
-    """Run a gateway on a free port over a migrated database."""
+    """Run a gateway on a free port over a migrated database. Stored files go with it, unless `data_dir` keeps them."""
     async with AsyncExitStack() as cleanup:
         listener = cleanup.enter_context(listening("127.0.0.1", 0))
         port, db_port = listener.getsockname()[1], urlsplit(database_url).port
         assert db_port is not None
-        data_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="runbase-files-")))
+        if data_dir is None:
+            data_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="runbase-files-")))
         config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, auth=auth or AuthSettings())
         gateway = build_gateway(config, database_url, functions_apps=functions_apps)
         await cleanup.enter_async_context(serving(gateway, listener))
