@@ -35,7 +35,7 @@ grant all on storage.buckets, storage.objects to postgres, anon, authenticated, 
 
 -- The parts of an object's name, as policies ask for them: `(storage.foldername(name))[1] = auth.uid()::text`.
 create or replace function storage.foldername(name text) returns text[]
-  language sql immutable as $$ select trim_array(string_to_array(name, '/'), 1) $$;
+  language sql immutable as $$ select parts[1:cardinality(parts) - 1] from string_to_array(name, '/') as parts $$;
 create or replace function storage.filename(name text) returns text
   language sql immutable as $$ select split_part(name, '/', -1) $$;
 create or replace function storage.extension(name text) returns text

@@ -154,6 +154,9 @@ def answering_errors(endpoint: Endpoint) -> Endpoint:
             refusal = of_database(exc)
             if refusal.status >= 500:
                 _log.exception("storage.database_error path=%s", request.url.path)
+        except OSError:
+            _log.exception("storage.file_error path=%s", request.url.path)
+            refusal = StorageError(500, "InternalError", "The file cannot be stored or read; the stack's log says why")
         return refusal.response()
 
     return answer

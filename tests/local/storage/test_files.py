@@ -206,6 +206,16 @@ async def test_a_commit_that_fails_takes_its_file_along(
     assert files_below(files) == []
 
 
+async def test_a_disk_that_takes_nothing_is_told_in_storages_shape(
+    storage: AsyncStorageClient, files: Path, http: httpx.AsyncClient
+) -> None:
+    await storage.create_bucket("box")
+    files.write_text("a file where the folder should be")  # noqa: ASYNC240 - a test may
+    answer = await http.post("/object/box/a", content=b"x")
+    assert (answer.status_code, answer.json()["statusCode"], answer.json()["code"]) == (500, "500", "InternalError")
+    assert not await storage.from_("box").exists("a")
+
+
 async def test_the_start_of_another_database_leaves_these_files_alone(
     stack: Stack, storage: AsyncStorageClient, clone_database: Callable[[], str]
 ) -> None:

@@ -129,6 +129,22 @@ async def test_buckets_are_made_and_seen_by_policy(
         assert refusal(refused) == ("404", "Bucket not found", "Bucket not found")
 
 
+@pytest.mark.parametrize(
+    ("name", "folders", "file", "extension"),
+    [
+        ("a/b/c.tar.gz", ["a", "b"], "c.tar.gz", "gz"),
+        ("c.txt", [], "c.txt", "txt"),
+        ("a/", ["a"], "", ""),
+        ("", [], "", ""),
+    ],
+)
+def test_policies_can_take_a_name_apart(
+    sql: psycopg.Connection, name: str, folders: list[str], file: str, extension: str
+) -> None:
+    parts = "select storage.foldername(%(name)s), storage.filename(%(name)s), storage.extension(%(name)s)"
+    assert sql.execute(parts, {"name": name}).fetchone() == (folders, file, extension)
+
+
 async def test_a_letter_box_takes_what_nobody_may_read(
     stack: Stack, storage: AsyncStorageClient, sql: psycopg.Connection
 ) -> None:
