@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from psycopg.sql import SQL, Composable
 
 from local.rest.media import Media
-from local.rest.sql import joined
+from local.rest.sql import NOTHING, deparsed, joined
 
 NO_BODY = SQL("''")
 NO_TOTAL = SQL("null::bigint")
@@ -60,8 +60,22 @@ def value_alone(*, is_json: bool) -> Composable:
     return SQL("string_agg(coalesce({}, 'null'), ',')").format(text)
 
 
-def matching_total(matching: Composable) -> Composable:
-    return SQL("(select count(*){})").format(matching)
+def matching_total(matching: Composable, *, at_most: int | None = None) -> Composable:
+    if at_most is None:
+        return SQL("(select count(*){})").format(matching)
+    return SQL("(select count(*) from (select{} limit {}) as pgrst_counted)").format(matching, deparsed(str(at_most)))
+
+
+def explained(ctes: Sequence[Composable], matching: Composable) -> Composable:
+    """Ask the planner how many rows match."""
+    query = SQL("with {} ").format(joined(ctes)) if ctes else NOTHING
+    return SQL("explain (format json) {}select{}").format(query, matching)
+
+
+def value_raw(*, is_bytes: bool) -> Composable:
+    """The body as the function made it; bytes as hexadecimal digits."""
+    value = SQL("encode(pgrst_row.pgrst_scalar, 'hex')") if is_bytes else SQL("pgrst_row.pgrst_scalar::text")
+    return SQL("coalesce(string_agg({}, ''), '')").format(value)
 
 
 def _stripped(value: Composable, media: Media) -> Composable:

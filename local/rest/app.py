@@ -14,20 +14,21 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from local.rest import errors
-from local.rest.asked import Asked, read_request, request_settings
-from local.rest.call_plans import plan_call
+from local.rest.asked import Asked, read_request, request_settings, requested_schema
+from local.rest.call_plans import call_methods, plan_call
 from local.rest.callers import Caller, Callers
 from local.rest.catalog import Catalog
 from local.rest.errors import ApiError
-from local.rest.relation_plans import plan_relation
+from local.rest.relation_plans import plan_relation, relation_methods
 from local.rest.schema_cache import SchemaCache
 from local.rest.transaction import Plan, run
 from local.services import PLATFORM_PASSWORD, Part, Services
 
-_RELATION_METHODS = ("OPTIONS", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_CALL_METHODS = ("OPTIONS", "GET", "HEAD", "POST")
+_RELATION_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_CALL_METHODS = ("GET", "HEAD", "POST")
 _log = logging.getLogger(__name__)
 Planner = Callable[[Catalog, Asked], Plan]
+Methods = Callable[[Catalog, str, str], tuple[str, ...]]  # of what a schema has under a name
 
 
 def build(services: Services) -> Part:
@@ -53,14 +54,14 @@ class _RestApi:
 
     async def relation(self, request: Request) -> Response:
         if request.method == "OPTIONS":
-            return _allow(_RELATION_METHODS)
+            return await self._allow(request, relation_methods)
         if request.method not in _RELATION_METHODS:
             raise ApiError(405, "PGRST117", f"Unsupported HTTP method: {request.method}")
         return await self._serve(request, plan_relation, is_call=False)
 
     async def call(self, request: Request) -> Response:
         if request.method == "OPTIONS":
-            return _allow(_CALL_METHODS)
+            return await self._allow(request, call_methods)
         if request.method not in _CALL_METHODS:
             raise ApiError(405, "PGRST101", f"Cannot use the {request.method} method on RPC")
         return await self._serve(request, plan_call, is_call=True)
@@ -72,16 +73,23 @@ class _RestApi:
 
     async def _serve(self, request: Request, planner: Planner, *, is_call: bool) -> Response:
         caller = self._callers.identify(request.headers.get("authorization"))
-        asked = await read_request(request, name=request.path_params["name"], is_call=is_call)
+        config = self.cache.catalog.config
+        asked = await read_request(request, config, name=request.path_params["name"], is_call=is_call)
         try:
             plan = await self.cache.resolve(lambda catalog: planner(catalog, asked))
             role_settings = self.cache.catalog.role_settings.get(caller.role, {})
-            settings = request_settings(request, asked, caller, [*role_settings.items()])
-            return await run(self._pool, plan, settings=[*settings, *plan.settings])
+            settings = request_settings(request, asked, caller, config, [*role_settings.items()])
+            return await run(self._pool, plan, settings=[*settings, *plan.settings], pre_request=config.pre_request)
         except PoolTimeout as exc:
             raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from exc
         except psycopg.Error as exc:
             raise await self._refusal(exc, caller) from exc
+
+    async def _allow(self, request: Request, methods: Methods) -> Response:
+        schema = requested_schema(request, self.cache.catalog.config)
+        name = request.path_params["name"]
+        allowed = await self.cache.resolve(lambda catalog: methods(catalog, schema, name))
+        return Response(None, 200, {"Allow": ",".join(("OPTIONS", *allowed))})
 
     async def _refusal(self, exc: psycopg.Error, caller: Caller) -> ApiError:
         refusal = errors.of_database(exc, role=caller.role)
@@ -104,7 +112,3 @@ class _Endpoint:
         except ApiError as exc:
             response = exc.response()
         await response(scope, receive, send)
-
-
-def _allow(methods: tuple[str, ...]) -> Response:
-    return Response(None, 200, {"Allow": ",".join(methods)})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 from urllib.parse import parse_qsl
 
 import orjson
@@ -11,29 +12,29 @@ from starlette.requests import Request
 from local.rest import errors
 from local.rest.body import read_body
 from local.rest.callers import Caller
-from local.rest.media import Media, negotiate
+from local.rest.catalog import Config
+from local.rest.media import JSON, Media, negotiate
 from local.rest.parameters import apply_range_header, parse_parameters
 from local.rest.preferences import NO_PREFERENCES, Preferences
 from local.rest.query import Query
-from local.rest.schema_cache import EXPOSED_SCHEMAS
 from local.rest.transaction import Setting
 
 _READS = frozenset({"GET", "HEAD"})
-_EXTRA_SEARCH_PATH = ("extensions",)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`name` is the relation or function; `content_type` has no parameters."""
+    """`name` is the relation or function; `content_type` has no parameters; `media` is chosen by `negotiated`."""
 
     method: str
     schema: str
     name: str
     query: Query
     preferences: Preferences
-    media: Media
+    accept: str | None
     content_type: str
     body: bytes
+    media: Media = JSON
 
     @property
     def is_head(self) -> bool:
@@ -43,19 +44,23 @@ class Asked:
     def is_read(self) -> bool:
         return self.method in _READS
 
+    def negotiated(self, *, own: str | None = None) -> Self:
+        """The same request with its format chosen; `own` is one that only the function asked for has."""
+        return replace(self, media=negotiate(self.accept, own=own))
+
     def form(self) -> list[tuple[str, str]]:
         return parse_qsl(self.body.decode(errors="replace"), keep_blank_values=True)
 
 
-async def read_request(request: Request, *, name: str, is_call: bool) -> Asked:
+async def read_request(request: Request, config: Config, *, name: str, is_call: bool) -> Asked:
     """Read `request`.
 
     Raises:
-        ApiError: a schema, format, parameter, preference or body that cannot be served.
+        ApiError: a schema, parameter, preference or body that cannot be served.
     """
     method, headers = request.method, request.headers
     is_read = method in _READS
-    schema = _schema(headers.get("accept-profile" if is_read else "content-profile"))
+    schema = requested_schema(request, config)
     if "%00" in request.url.query:
         raise errors.zero_byte()
     preferred = headers.getlist("prefer")
@@ -68,32 +73,42 @@ async def read_request(request: Request, *, name: str, is_call: bool) -> Asked:
         name=name,
         query=query,
         preferences=Preferences.parse(preferred) if preferred else NO_PREFERENCES,
-        media=negotiate(headers.get("accept")),
+        accept=headers.get("accept"),
         content_type=headers.get("content-type", "application/json").partition(";")[0].strip().lower(),
         body=b"" if is_read else await read_body(request),
     )
 
 
-def _schema(profile: str | None) -> str:
+def requested_schema(request: Request, config: Config) -> str:
+    """The schema that the request names, or the first that is exposed.
+
+    Raises:
+        ApiError: PGRST106 if it is not exposed.
+    """
+    exposed = config.schemas
+    profile = request.headers.get("accept-profile" if request.method in _READS else "content-profile")
     if profile is None:
-        return EXPOSED_SCHEMAS[0]
-    if profile not in EXPOSED_SCHEMAS:
+        return exposed[0]
+    if profile not in exposed:
         raise errors.ApiError(
             406,
             "PGRST106",
             f"Invalid schema: {profile}",
-            hint=f"Only the following schemas are exposed: {', '.join(EXPOSED_SCHEMAS)}",
+            hint=f"Only the following schemas are exposed: {', '.join(exposed)}",
         )
     return profile
 
 
-def request_settings(request: Request, asked: Asked, caller: Caller, role_settings: list[Setting]) -> list[Setting]:
+def request_settings(
+    request: Request, asked: Asked, caller: Caller, config: Config, role_settings: list[Setting]
+) -> list[Setting]:
     """What SQL may read about the request, in PostgREST's order; `role` takes the caller's rights on."""
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         if name != "cookie":
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    search_path = ", ".join(f'"{schema}"' for schema in (asked.schema, *_EXTRA_SEARCH_PATH))
+    schemas = dict.fromkeys((asked.schema, *config.extra_search_path))
+    search_path = ", ".join('"' + schema.replace('"', '""') + '"' for schema in schemas)
     settings = [
         ("search_path", search_path),
         *role_settings,

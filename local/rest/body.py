@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -77,16 +79,23 @@ def parse_rows(raw: bytes, *, columns: Sequence[str] | None) -> Payload:
     return Payload(raw, _keys(objects[0]), is_list=True, count=len(objects))
 
 
-def parse_object(raw: bytes) -> Payload:
-    """Look at the values of an update.
+def csv_rows(raw: bytes) -> bytes:
+    """CSV with a header line, as JSON rows of strings; the bare word NULL is null.
 
     Raises:
-        ApiError: PGRST102, for no JSON object.
+        ApiError: PGRST102, for no CSV.
     """
-    payload = parse_arguments(raw)
-    if payload is None:
-        raise errors.bad_body("The body must be a JSON object")
-    return payload
+    try:
+        header, *lines = csv.reader(io.StringIO(raw.decode(), newline=""), strict=True)
+    except (csv.Error, ValueError) as exc:
+        raise errors.bad_body(f"The body is not CSV with a header: {exc}") from exc
+    lines = [line for line in lines if line]
+    if any(len(line) != len(header) for line in lines):
+        raise errors.bad_body("All lines must have same number of fields")
+    rows: list[Mapping[str, str | None]] = [
+        {name: None if text == "NULL" else text for name, text in zip(header, line, strict=True)} for line in lines
+    ]
+    return orjson.dumps(rows)
 
 
 def parse_arguments(raw: bytes) -> Payload | None:

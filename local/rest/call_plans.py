@@ -8,19 +8,19 @@ from starlette.responses import Response
 from local.rest import answers, calls, responses
 from local.rest.asked import Asked
 from local.rest.body import parse_arguments
-from local.rest.calls import find_function
+from local.rest.calls import find_function, no_function
 from local.rest.catalog import Catalog, Function
 from local.rest.conditions import Row
 from local.rest.errors import ApiError, bad_body
 from local.rest.query import Scope
-from local.rest.reading import MAX_ROWS, Reader
+from local.rest.reading import Reader
 from local.rest.sql import NOTHING, Parameters, Statement
 from local.rest.transaction import Outcome, Plan
 
 _FORM = "application/x-www-form-urlencoded"
 _JSON = frozenset({"json", "jsonb"})
 # Settings of a function that must stand before its statement begins to count.
-_HOISTED = frozenset({"statement_timeout", "lock_timeout"})
+_HOISTED = frozenset({"statement_timeout", "lock_timeout", "default_transaction_isolation"})
 _CALL = Identifier("pgrst_call")
 
 
@@ -32,8 +32,13 @@ def plan_call(catalog: Catalog, asked: Asked) -> Plan:
     """
     parameters = Parameters()
     function, call = _call(catalog, asked, parameters)
+    asked = asked.negotiated(own=function.media)
     if asked.preferences.max_affected is not None and not function.returns_set:
-        raise ApiError(400, "PGRST128", "Function must return SETOF or TABLE when max-affected preference is used")
+        raise ApiError(
+            400,
+            "PGRST128",
+            "Function must return SETOF or TABLE when max-affected preference is used with handling=strict",
+        )
     rows, total = _rows(catalog, asked, function, parameters)
     has_body = not (asked.is_head or _is_silent(asked, function))
     statement = answers.answer(
@@ -47,6 +52,9 @@ def plan_call(catalog: Catalog, asked: Asked) -> Plan:
         responses.require_max_affected(asked, outcome)
         if _is_silent(asked, function):
             return responses.respond(asked, 204, None)
+        if asked.media.kind == "raw":
+            body = bytes.fromhex(outcome.body.decode()) if function.media_is_bytes else outcome.body
+            return responses.respond(asked, 200, body)
         return responses.page(asked, outcome)
 
     return Plan(
@@ -56,6 +64,18 @@ def plan_call(catalog: Catalog, asked: Asked) -> Plan:
         commits_last=asked.preferences.max_affected is not None or asked.media.kind == "single",
         settings=[(name, value) for name, value in function.settings.items() if name in _HOISTED],
     )
+
+
+def call_methods(catalog: Catalog, schema: str, name: str) -> tuple[str, ...]:
+    """How a function can be called, whoever asks.
+
+    Raises:
+        ApiError: PGRST202 if there is none.
+    """
+    overloads = catalog.functions.get((schema, name))
+    if overloads is None:
+        raise no_function(catalog, schema, name, (), None)
+    return ("POST",) if all(function.is_volatile for function in overloads) else ("GET", "HEAD", "POST")
 
 
 def _call(catalog: Catalog, asked: Asked, parameters: Parameters) -> tuple[Function, Composable]:
@@ -79,17 +99,17 @@ def _call(catalog: Catalog, asked: Asked, parameters: Parameters) -> tuple[Funct
 
 def _rows(catalog: Catalog, asked: Asked, function: Function, parameters: Parameters) -> tuple[Composable, Composable]:
     """What to select from the call, and how to count all of it."""
-    limit = MAX_ROWS if function.returns_set else None
-    is_counted = asked.preferences.count is not None
+    max_rows = catalog.config.max_rows
+    limit = max_rows if function.returns_set else None
+    is_counted = asked.preferences.count in {"exact", "estimated"}  # the planner knows nothing of a function's rows
     if not function.returns_rows:
         total = answers.matching_total(SQL(" from {}").format(_CALL)) if is_counted else answers.NO_TOTAL
         scope = asked.query.root if function.returns_set else Scope()
         return SQL("select pgrst_scalar from {}{}").format(_CALL, _page(scope, limit, parameters)), total
     table = catalog.tables.get(function.relation) if function.relation else None
-    types = {name: column.type for name, column in table.columns.items()} if table else {}
-    reading = Reader(catalog, asked.query, parameters).read(
-        _CALL, Row(function.name, types), table=table, is_filtered=True, limit=limit
-    )
+    row = Row.of(catalog, table, function.name, is_record=True) if table else Row(function.name)
+    reader = Reader(catalog, asked.query, parameters, max_rows=max_rows)
+    reading = reader.read(_CALL, row, table=table, is_filtered=True)
     return reading.rows, answers.matching_total(reading.matching) if is_counted else answers.NO_TOTAL
 
 
@@ -105,6 +125,8 @@ def _is_silent(asked: Asked, function: Function) -> bool:
 
 
 def _body(asked: Asked, function: Function) -> Composable:
+    if asked.media.kind == "raw":
+        return answers.value_raw(is_bytes=function.media_is_bytes)
     if asked.media.kind == "csv":
         return answers.rows_as(asked.media)
     if function.returns_rows:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composable, Identifier
 
 from local.rest.body import Payload, raw_json
-from local.rest.catalog import Argument, Catalog, Function
+from local.rest.catalog import Argument, Catalog, Function, similar
 from local.rest.conditions import array_literal
 from local.rest.errors import ApiError
 from local.rest.sql import Parameters, deparsed, joined, qualified
@@ -22,6 +22,8 @@ _WHOLE_BODY = {
     "application/octet-stream": frozenset({"bytea"}),
     "text/xml": frozenset({"xml"}),
 }
+# Of these the arguments have no names, so that only the type can be missing.
+_WHOLE_BODY_WORDS = {"text/plain": "text", "application/octet-stream": "bytea", "text/xml": "xml"}
 _ONLY_ARGUMENT = re.compile(rb'\s*\{\s*"([^"\\]*)"\s*:(.*)\}\s*', re.DOTALL)
 
 
@@ -54,7 +56,7 @@ def find_function(
             return Call(whole[0], takes_whole_body=True)
         found = whole
     if not found:
-        raise _no_function(catalog, schema, name, given)
+        raise no_function(catalog, schema, name, given, content_type)
     raise ApiError(
         300,
         "PGRST203",
@@ -76,19 +78,35 @@ def _takes_whole(function: Function, content_type: str | None) -> bool:
     return len(arguments) == 1 and not arguments[0].name and arguments[0].type in types
 
 
-def _no_function(catalog: Catalog, schema: str, name: str, given: Collection[str]) -> ApiError:
-    names = ", ".join(sorted(given))
-    signature = f"{schema}.{name}({names})" if given else f"{schema}.{name} without parameters"
-    searched = f"with parameters {names}" if given else "without parameters"
-    close = catalog.similar_function(schema, name)
+def no_function(catalog: Catalog, schema: str, name: str, given: Collection[str], content_type: str | None) -> ApiError:
+    names = sorted(given)
+    whole = _WHOLE_BODY_WORDS.get(content_type or "")
+    if whole is not None:
+        called, searched, hint = "", f" with a single unnamed {whole} parameter", None
+    else:
+        called = f"({', '.join(names)})" if names else " without parameters"
+        searched = f" with parameter{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else called
+        if content_type == "application/json":
+            searched += " or with a single unnamed json/jsonb parameter"
+        close = _similar_call(catalog, schema, name, names)
+        hint = f"Perhaps you meant to call the function {schema}.{close}" if close else None
     return ApiError(
         404,
         "PGRST202",
-        f"Could not find the function {signature} in the schema cache",
-        details=f"Searched for the function {schema}.{name} {searched} or with a single unnamed json/jsonb "
-        "parameter, but no matches were found in the schema cache.",
-        hint=f"Perhaps you meant to call the function {schema}.{close}" if close else None,
+        f"Could not find the function {schema}.{name}{called} in the schema cache",
+        details=f"Searched for the function {schema}.{name}{searched}, but no matches were found in the schema cache.",
+        hint=hint,
     )
+
+
+def _similar_call(catalog: Catalog, schema: str, name: str, names: Sequence[str]) -> str | None:
+    """Of an existing function the closest arguments, else the closest function."""
+    overloads = catalog.functions.get((schema, name), ())
+    if not overloads:
+        return similar(name, (known for own, known in catalog.functions if own == schema))
+    arguments = (", ".join(sorted(one.name for one in function.arguments)) for function in overloads)
+    close = similar(f"({', '.join(names)})", [f"({names})" for names in arguments])
+    return f"{name}{close}" if close else None
 
 
 def with_object(function: Function, payload: Payload, parameters: Parameters) -> Composable:

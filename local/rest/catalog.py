@@ -11,16 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
-from typing import Any
-
-from psycopg import AsyncConnection, AsyncRawCursor
-from psycopg.rows import TupleRow
 
 from local.rest.errors import ApiError
 
 QualifiedName = tuple[str, str]
-_QUERY = Path(__file__).with_name("catalog.sql").read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +26,16 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or view. `columns` are in the table's order."""
+    """A table or view. `columns` are in the table's order; a view has the keys of the tables that it shows."""
 
     schema: str
     name: str
     columns: Mapping[str, TableColumn]
     primary_key: tuple[str, ...]
+    is_view: bool = False
+    is_insertable: bool = True
+    is_updatable: bool = True
+    is_deletable: bool = True
 
     @property
     def qualified(self) -> QualifiedName:
@@ -46,14 +44,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """`columns` pairs this table's columns with the target's."""
+    """`columns` pairs this table's columns with the target's. Either side may be a view of the table."""
 
     name: str
     table: QualifiedName
     target: QualifiedName
     columns: tuple[tuple[str, str], ...]
     is_unique: bool
-    in_primary_key: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,15 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`returns_rows`: composite or OUT parameters; `relation`: the table whose rows they are, if one's."""
+    """What a call needs to know.
+
+    Attributes:
+        returns_rows: Whether the result is composite or of OUT parameters.
+        relation: The table whose rows the result is, if one's.
+        of: The table whose row is the only argument: such a function is a computed column or relationship.
+        is_single: Whether it returns one row at most.
+        media: The format that the result already is in, where its type is a domain named as a media type.
+    """
 
     schema: str
     name: str
@@ -77,6 +82,10 @@ class Function:
     relation: QualifiedName | None
     is_volatile: bool
     settings: Mapping[str, str]
+    of: QualifiedName | None = None
+    is_single: bool = False
+    media: str | None = None
+    media_is_bytes: bool = False
 
     @property
     def signature(self) -> str:
@@ -84,23 +93,42 @@ class Function:
         return f"{self.schema}.{self.name}({arguments})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Config:
+    """PostgREST's options that a database sets by `alter role authenticator set pgrst.<name> = ...`."""
+
+    schemas: tuple[str, ...] = ("public",)  # exposed; the first answers requests that name none
+    extra_search_path: tuple[str, ...] = ("public", "extensions")
+    max_rows: int | None = 1000  # hosted Supabase's; holds for reads and calls, not for writes
+    pre_request: QualifiedName | None = None  # a function called before each request's own statement
+
+
+@dataclass(frozen=True, eq=False)
 class Catalog:
-    """Look-ups over one snapshot."""
+    """Look-ups over one snapshot.
+
+    `representations` are the casts between a domain and `json` or `text` that columns of the domain go through:
+    (source, target) -> function.
+    """
 
     tables: Mapping[QualifiedName, Table]
     foreign_keys: tuple[ForeignKey, ...]
     functions: Mapping[QualifiedName, tuple[Function, ...]]
+    config: Config = Config()
+    representations: Mapping[tuple[str, str], QualifiedName] = field(
+        default_factory=dict[tuple[str, str], QualifiedName]
+    )
     role_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @cached_property
-    def foreign_keys_by_table(self) -> Mapping[QualifiedName, tuple[ForeignKey, ...]]:
-        """The keys that leave or reach a table. One that points at its own table stands there once."""
-        found: dict[QualifiedName, list[ForeignKey]] = defaultdict(list)
-        for key in self.foreign_keys:
-            for table in {key.table, key.target}:
-                found[table].append(key)
-        return {table: tuple(keys) for table, keys in found.items()}
+    def computed(self) -> Mapping[QualifiedName, tuple[Function, ...]]:
+        """The functions of a table's row whose result is another table's rows, by that first table."""
+        found: dict[QualifiedName, list[Function]] = defaultdict(list)
+        for overloads in self.functions.values():
+            for function in overloads:
+                if function.of is not None and function.relation is not None:
+                    found[function.of].append(function)
+        return {table: tuple(functions) for table, functions in found.items()}
 
     def table(self, schema: str, name: str) -> Table:
         """Find a table or view.
@@ -110,7 +138,7 @@ class Catalog:
         """
         table = self.tables.get((schema, name))
         if table is None:
-            close = self._similar(name, (known for known in self.tables if known[0] == schema))
+            close = similar(name, (known for own, known in self.tables if own == schema))
             raise ApiError(
                 404,
                 "PGRST205",
@@ -119,70 +147,11 @@ class Catalog:
             )
         return table
 
-    def similar_function(self, schema: str, name: str) -> str | None:
-        return self._similar(name, (known for known in self.functions if known[0] == schema))
 
-    @staticmethod
-    def _similar(name: str, known: Iterable[QualifiedName]) -> str | None:
-        close = get_close_matches(name, [candidate for _, candidate in known], n=1)
-        return close[0] if close else None
+def similar(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that a client may have meant."""
+    close = get_close_matches(name, list(known), n=1)
+    return close[0] if close else None
 
 
 EMPTY = Catalog(tables={}, foreign_keys=(), functions={})
-
-
-async def load_catalog(connection: AsyncConnection[TupleRow], schemas: tuple[str, ...]) -> Catalog:
-    """Read the catalog of `schemas` as the role that is connected."""
-    async with connection.transaction():
-        await connection.execute("set local search_path to ''")
-        cursor = AsyncRawCursor(connection)
-        await cursor.execute(_QUERY, (list(schemas),))
-        row = await cursor.fetchone()
-    return _from_document(row[0] if row else {})
-
-
-def _from_document(document: Mapping[str, Any]) -> Catalog:
-    functions: dict[QualifiedName, list[Function]] = defaultdict(list)
-    for item in document["functions"]:
-        functions[item["schema"], item["name"]].append(_function(item))
-    settings: dict[str, dict[str, str]] = defaultdict(dict)
-    for item in document["role_settings"]:
-        settings[item["role"]][item["name"]] = item["value"]
-    return Catalog(
-        tables={(item["schema"], item["name"]): _table(item) for item in document["tables"]},
-        foreign_keys=tuple(_foreign_key(item) for item in document["foreign_keys"]),
-        functions={name: tuple(overloads) for name, overloads in functions.items()},
-        role_settings=dict(settings),
-    )
-
-
-def _table(item: Mapping[str, Any]) -> Table:
-    columns = {column["name"]: TableColumn(**column) for column in item["columns"]}
-    return Table(item["schema"], item["name"], columns, tuple(item["primary_key"]))
-
-
-def _foreign_key(item: Mapping[str, Any]) -> ForeignKey:
-    return ForeignKey(
-        name=item["name"],
-        table=(item["table"][0], item["table"][1]),
-        target=(item["target"][0], item["target"][1]),
-        columns=tuple((own, other) for own, other in item["columns"]),
-        is_unique=item["is_unique"],
-        in_primary_key=item["in_primary_key"],
-    )
-
-
-def _function(item: Mapping[str, Any]) -> Function:
-    relation = item["relation"]
-    settings: list[str] = item["settings"]
-    return Function(
-        schema=item["schema"],
-        name=item["name"],
-        arguments=tuple(Argument(**argument) for argument in item["arguments"]),
-        returns=item["returns"],
-        returns_set=item["returns_set"],
-        returns_rows=item["returns_rows"],
-        relation=None if relation is None else (relation[0], relation[1]),
-        is_volatile=item["is_volatile"],
-        settings=dict(setting.split("=", 1) for setting in settings),
-    )

@@ -1,10 +1,48 @@
 -- What the API can reach, as one JSON document. Run with an empty search_path, so that every type and default
--- is written with its schema. $1: the exposed schemas.
-with relations as (
-  select c.oid, n.nspname, c.relname
+-- is written with its schema. $1: the schemas exposed where the connected role's settings name none.
+with config as (
+  select split_part(given.pair, '=', 1) as name, substr(given.pair, strpos(given.pair, '=') + 1) as value
+  from (
+    select distinct on (split_part(pair, '=', 1)) pair
+    from pg_catalog.pg_db_role_setting s
+    cross join unnest(s.setconfig) as pair
+    where s.setrole = (select oid from pg_catalog.pg_roles where rolname = current_user)
+      and s.setdatabase in (0, (select oid from pg_catalog.pg_database where datname = current_database()))
+      and pair like 'pgrst.%'
+    order by split_part(pair, '=', 1), s.setdatabase desc
+  ) given
+), exposed as (
+  select coalesce(
+    (select regexp_split_to_array(btrim(value), '\s*,\s*') from config where name = 'pgrst.db_schemas'), $1
+  ) as schemas
+), owned as (
+  select c.oid, n.nspname, c.relname, c.relkind, c.reltype
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  where c.relkind in ('r', 'v', 'm', 'f', 'p') and n.nspname = any($1)
+  where c.relkind in ('r', 'v', 'm', 'f', 'p') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+), relations as (
+  select owned.* from owned, exposed where nspname = any(exposed.schemas)
+), origins as (
+  select json_build_object(
+    'oid', o.oid::bigint,
+    'name', json_build_array(o.nspname, o.relname),
+    'columns', (
+      select coalesce(json_object_agg(a.attnum, a.attname), '{}') from pg_catalog.pg_attribute a
+      where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped
+    ),
+    'primary_key', (
+      select coalesce(json_agg(a.attname order by key.position), '[]')
+      from pg_catalog.pg_constraint k
+      cross join unnest(k.conkey) with ordinality as key(attnum, position)
+      join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = key.attnum
+      where k.conrelid = o.oid and k.contype = 'p'
+    ),
+    'rule', (
+      select r.ev_action::text from pg_catalog.pg_rewrite r
+      where o.relkind in ('v', 'm') and r.ev_class = o.oid and r.rulename = '_RETURN'
+    )
+  ) as document
+  from owned o
 ), tables as (
   select json_build_object(
     'schema', r.nspname,
@@ -24,13 +62,8 @@ with relations as (
       left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
       where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
     ),
-    'primary_key', (
-      select coalesce(json_agg(a.attname order by key.position), '[]')
-      from pg_catalog.pg_constraint k
-      cross join unnest(k.conkey) with ordinality as key(attnum, position)
-      join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = key.attnum
-      where k.conrelid = r.oid and k.contype = 'p'
-    )
+    'writes', pg_catalog.pg_relation_is_updatable(r.oid, true),
+    'is_view', r.relkind in ('v', 'm')
   ) as document
   from relations r
 ), foreign_keys as (
@@ -47,15 +80,11 @@ with relations as (
     'is_unique', exists (
       select from pg_catalog.pg_constraint u
       where u.conrelid = k.conrelid and u.contype in ('p', 'u') and u.conkey @> k.conkey and u.conkey <@ k.conkey
-    ),
-    'in_primary_key', exists (
-      select from pg_catalog.pg_constraint u
-      where u.conrelid = k.conrelid and u.contype = 'p' and u.conkey @> k.conkey
     )
   ) as document
   from pg_catalog.pg_constraint k
-  join relations source on source.oid = k.conrelid
-  join relations target on target.oid = k.confrelid
+  join owned source on source.oid = k.conrelid
+  join owned target on target.oid = k.confrelid
   where k.contype = 'f' and k.conparentid = 0
 ), functions as (
   select json_build_object(
@@ -79,15 +108,40 @@ with relations as (
     'returns_set', p.proretset,
     'returns_rows', t.typtype = 'c' or coalesce(p.proargmodes::text[] && array['t', 'o', 'b'], false),
     'relation', (select json_build_array(r.nspname, r.relname) from relations r where r.oid = t.typrelid),
+    'of', (
+      select json_build_array(r.nspname, r.relname) from relations r
+      where p.pronargs = 1 and r.reltype = p.proargtypes[0]
+    ),
+    'is_single', not p.proretset or p.prorows = 1,
+    'media', case
+      when t.typtype = 'd' and not p.proretset and t.typname ~ '^([A-Za-z0-9.-]+/[A-Za-z0-9.+-]+|\*/\*)$' then t.typname
+    end,
+    'media_is_bytes', t.typbasetype = 'bytea'::regtype,
     'is_volatile', p.provolatile = 'v',
     'settings', coalesce(p.proconfig, '{}')
   ) as document
   from pg_catalog.pg_proc p
   join pg_catalog.pg_namespace n on n.oid = p.pronamespace
   join pg_catalog.pg_type t on t.oid = p.prorettype
-  where n.nspname = any($1)
+  where n.nspname = any((select schemas from exposed)::name[])
     and p.prokind = 'f'
     and p.prorettype not in ('pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
+), representations as (
+  select json_build_object(
+    'source', pg_catalog.format_type(k.castsource, null),
+    'target', pg_catalog.format_type(k.casttarget, null),
+    'function', json_build_array(n.nspname, f.proname)
+  ) as document
+  from pg_catalog.pg_cast k
+  join pg_catalog.pg_type source on source.oid = k.castsource
+  join pg_catalog.pg_type target on target.oid = k.casttarget
+  join pg_catalog.pg_proc f on f.oid = k.castfunc
+  join pg_catalog.pg_namespace n on n.oid = f.pronamespace
+  where k.castcontext = 'i' and k.castmethod = 'f'
+    and (
+      source.typtype = 'd' and k.casttarget in ('json'::regtype, 'text'::regtype)
+      or target.typtype = 'd' and k.castsource in ('json'::regtype, 'text'::regtype)
+    )
 ), role_settings as (
   select json_build_object(
     'role', r.rolname,
@@ -103,8 +157,12 @@ with relations as (
     and pg_catalog.pg_has_role(current_user, r.oid, 'member')
 )
 select json_build_object(
+  'config', (select coalesce(json_object_agg(name, value), '{}') from config),
+  'schemas', (select schemas from exposed),
+  'origins', (select coalesce(json_agg(document), '[]') from origins),
   'tables', (select coalesce(json_agg(document), '[]') from tables),
   'foreign_keys', (select coalesce(json_agg(document), '[]') from foreign_keys),
   'functions', (select coalesce(json_agg(document), '[]') from functions),
+  'representations', (select coalesce(json_agg(document), '[]') from representations),
   'role_settings', (select coalesce(json_agg(document), '[]') from role_settings)
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any, cast
 
 import orjson
@@ -53,6 +52,10 @@ _STATUS_BY_CLASS = {
     "P0": 500,
     "XX": 500,
 }
+_MESSAGE_FORM = (
+    "MESSAGE must be a JSON object with obligatory keys: 'code', 'message' and optional keys: 'details', 'hint'."
+)
+_DETAIL_FORM = "DETAIL must be a JSON object with obligatory keys: 'status', 'headers' and optional key: 'status_text'."
 _UNKNOWN_ROLE = re.compile(r'role ".*" does not exist')
 
 
@@ -65,7 +68,7 @@ class ApiError(Exception):
         code: str,
         message: str,
         *,
-        details: str | None = None,
+        details: str | list[dict[str, str]] | None = None,
         hint: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -106,6 +109,10 @@ def not_embedded(name: str) -> ApiError:
 
 def not_implemented(details: str) -> ApiError:
     return ApiError(400, "PGRST127", "Feature not implemented", details=details)
+
+
+def aggregates_are_off() -> ApiError:
+    return ApiError(400, "PGRST123", "Use of aggregate functions is not allowed")
 
 
 def not_one_row(count: int) -> ApiError:
@@ -168,24 +175,28 @@ def _status_of(code: str, message: str, role: str) -> int:
 def _raised_as_json(message: str, detail: str | None) -> ApiError:
     """`raise sqlstate 'PGRST'` carries the whole answer: the body in MESSAGE, status and headers in DETAIL."""
     try:
-        body, answer = _object(message), _object(detail or "")
-        status = HTTPStatus(int(answer["status"])).value
-        headers = {str(name): str(value) for name, value in _mapping(answer.get("headers", {})).items()}
-        return ApiError(
-            status,
-            str(body["code"]),
-            str(body["message"]),
-            details=_text(body.get("details")),
-            hint=_text(body.get("hint")),
-            headers=headers,
-        )
+        body = _object(message)
+        code, text = str(body["code"]), str(body["message"])
     except (ValueError, KeyError, TypeError):
-        return ApiError(
-            500,
-            "PGRST121",
-            "Could not parse JSON in the \"RAISE SQLSTATE 'PGRST'\" error",
-            details="MESSAGE must hold code and message, DETAIL status and headers, both as JSON objects",
-        )
+        return _unreadable(f"Invalid JSON value for MESSAGE: '{message}'", _MESSAGE_FORM)
+    if detail is None:
+        return _unreadable("DETAIL is missing in the RAISE statement", _DETAIL_FORM)
+    try:
+        answer = _object(detail)
+        status = int(answer["status"])
+        headers = {str(name): str(value) for name, value in _mapping(answer["headers"]).items()}
+    except (ValueError, KeyError, TypeError):
+        return _unreadable(f"Invalid JSON value for DETAIL: '{detail}'", _DETAIL_FORM)
+    if not 100 <= status <= 599:
+        return _unreadable(f"Invalid JSON value for DETAIL: '{detail}'", _DETAIL_FORM)
+    return ApiError(
+        status, code, text, details=_text(body.get("details")), hint=_text(body.get("hint")), headers=headers
+    )
+
+
+def _unreadable(details: str, hint: str) -> ApiError:
+    message = "Could not parse JSON in the \"RAISE SQLSTATE 'PGRST'\" error"
+    return ApiError(500, "PGRST121", message, details=details, hint=hint)
 
 
 def _object(text: str) -> dict[str, Any]:

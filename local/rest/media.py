@@ -9,20 +9,22 @@ from local.rest.errors import JSON_TYPE, ApiError
 
 _SINGLE = "application/vnd.pgrst.object"
 _ARRAY = "application/vnd.pgrst.array"
+ANY = "*/*"
+_WITH_CHARSET = frozenset({"text/plain", "text/xml", "text/csv", "application/json"})
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
     """One format of an answer's body."""
 
-    kind: Literal["array", "single", "csv"]
+    kind: Literal["array", "single", "csv", "raw"]  # raw: as a function made it
     content_type: str
     strip_nulls: bool = False
 
 
 JSON = Media("array", JSON_TYPE)
 _BY_NAME = {
-    "*/*": JSON,
+    ANY: JSON,
     "application/*": JSON,
     "application/json": JSON,
     "application/vnd.pgrst.array": JSON,
@@ -37,20 +39,24 @@ _STRIPPED = {
 }
 
 
-def negotiate(accept: str | None) -> Media:
-    """Choose the first format of ours in `accept`.
+def negotiate(accept: str | None, *, own: str | None = None) -> Media:
+    """Choose the first format in `accept` that we have; `own` is one more, of a function that makes it itself.
 
     Quality values are not weighed: no client of PostgREST sends any but browsers, which end with `*/*`.
 
     Raises:
         ApiError: PGRST107 when there is none.
     """
-    if not accept:
-        return JSON
+    accept = accept or ANY
+    if own == ANY:
+        return Media("raw", "application/octet-stream")
     for choice in accept.split(","):
         name, *parameters = (part.strip().lower() for part in choice.split(";"))
+        if own is not None and name in {own.lower(), ANY}:
+            return Media("raw", f"{own}; charset=utf-8" if own in _WITH_CHARSET else own)
         media = _BY_NAME.get(name)
         if media is not None:
             stripped = name.startswith("application/vnd.pgrst") and "nulls=stripped" in parameters
             return _STRIPPED[media.kind] if stripped else media
-    raise ApiError(406, "PGRST107", f"None of these media types are available: {accept}")
+    names = ", ".join(choice.strip() for choice in accept.split(","))
+    raise ApiError(406, "PGRST107", f"None of these media types are available: {names}")

@@ -78,7 +78,7 @@ class _Reader:
 
     def _belongs_to_result(self, key: str, value: str) -> bool:
         last = key.rpartition(".")[2]
-        return last in _SCOPED or last in _JUNCTIONS or begins_operation(value)
+        return "." in key or last in _SCOPED or last in _JUNCTIONS or begins_operation(value)
 
     def _read_scoped(self, key: str, value: str) -> None:
         path, field = parse_key(key)

@@ -1,7 +1,7 @@
 """The grammar of PostgREST's query parameters, by recursive descent.
 
     select     = [item *("," item)]
-    item       = "*" / [alias ":"] field ["::" cast] / ["..." / alias ":"] name *("!" modifier) "(" select ")"
+    item       = "*" / [alias ":"] field ["::" cast] / ["..." / ".." / alias ":"] name *("!" modifier) "(" select ")"
     field      = name *(("->" / "->>") (name / integer))
     filter     = ["not."] operator ["(" modifier ")"] "." value
     junction   = "(" condition *("," condition) ")"
@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from local.rest.errors import ApiError
+from local.rest.errors import ApiError, aggregates_are_off
 from local.rest.query import (
     COMPARISONS,
     QUANTIFIABLE,
@@ -133,20 +133,20 @@ def _select(scanner: Scanner, *, depth: int) -> tuple[SelectItem, ...]:
 def _item(scanner: Scanner, *, depth: int) -> SelectItem:
     if scanner.accept("*"):
         return Star()
-    if scanner.accept("..."):
+    if scanner.accept("...") or scanner.accept(".."):
         return _embed(scanner, scanner.name(), alias=None, spread=True, depth=depth)
     alias, name = None, scanner.name()
     if scanner.sees(":") and not scanner.sees("::"):
         scanner.expect(":")
         alias, name = name, scanner.name()
     if name == "count" and scanner.sees("()"):
-        raise _aggregates_are_off()
+        raise aggregates_are_off()
     if scanner.sees("!") or scanner.sees("("):
         return _embed(scanner, name, alias=alias, spread=False, depth=depth)
     steps = _json_path(scanner)
     cast = scanner.name("type name") if scanner.accept("::") else None
     if scanner.match(_AGGREGATE):
-        raise _aggregates_are_off()
+        raise aggregates_are_off()
     return Column(Field(name, steps), cast, alias)
 
 
@@ -162,10 +162,6 @@ def _embed(scanner: Scanner, target: str, *, alias: str | None, spread: bool, de
     items = _select(scanner, depth=depth + 1)
     scanner.expect(")", '"," or ")"')
     return Embed(target, items, alias, hint, inner, spread)
-
-
-def _aggregates_are_off() -> ApiError:
-    return ApiError(400, "PGRST123", "Use of aggregate functions is not allowed")
 
 
 def _json_path(scanner: Scanner) -> tuple[JsonStep, ...]:

@@ -18,15 +18,17 @@ from local.rest.query import Column, Comparison, Embed, OrderTerm, Path, Query, 
 from local.rest.relationships import Relationship, find_relationship
 from local.rest.sql import NOTHING, Parameters, deparsed, joined, qualified, type_name, where
 
-MAX_ROWS = 1000  # hosted Supabase's db-max-rows; holds for reads and calls, not for writes
-
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`rows` is the whole select; `matching` its from and where alone, to be counted without the page."""
+    """`rows` is the whole select; `matching` its from and where alone, to be counted without the page.
+
+    `matching_values` is how many of the statement's parameters are bound before the end of `matching`.
+    """
 
     rows: Composable
     matching: Composable
+    matching_values: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,17 @@ class _Joined:
 class Reader:
     """Composes one query over one relation."""
 
-    def __init__(self, catalog: Catalog, query: Query, parameters: Parameters) -> None:
+    def __init__(self, catalog: Catalog, query: Query, parameters: Parameters, *, max_rows: int | None = None) -> None:
+        """Read at most `max_rows` rows of each relation, whatever the client says."""
+        self._max_rows = max_rows
         self._catalog = catalog
         self._query = query
         self._parameters = parameters
         self._used: set[Path] = set()
         self._count = 0
 
-    def read(
-        self, source: Composable, row: Row, *, table: Table | None, is_filtered: bool, limit: int | None
-    ) -> Reading:
-        """Read from `source` under the name `row.alias`, whatever the client says at most `limit` rows.
+    def read(self, source: Composable, row: Row, *, table: Table | None, is_filtered: bool) -> Reading:
+        """Read from `source` under the name `row.alias`.
 
         Embeds need the `table` whose rows they are. The rows that a write returns have met the root's filters
         already; `is_filtered` is False for them.
@@ -70,7 +72,7 @@ class Reader:
             path=(),
             scope=scope if is_filtered else Scope(order=scope.order),
             on=(),
-            limit=limit,
+            limit=self._max_rows,
         )
         for path in self._query.scopes:
             if path not in self._used:
@@ -98,16 +100,20 @@ class Reader:
         matching = SQL(" from {} as {}{}{}").format(
             source, Identifier(row.alias), joined((embed.join for embed in embeds), ""), where([*on, *conditions])
         )
+        matching_values = len(self._parameters.values)
         selected = [self._item(item, row) for item in items if not isinstance(item, Embed)]
         selected += [embed.items for embed in embeds if embed.items is not None]
         page = self._page(scope, limit)
         order = self._order(scope, row, table, items)
-        return Reading(SQL("select {}{}{}{}").format(joined(selected), matching, order, page), matching)
+        return Reading(
+            SQL("select {}{}{}{}").format(joined(selected), matching, order, page), matching, matching_values
+        )
 
     def _item(self, item: Star | Column, row: Row) -> Composable:
         if isinstance(item, Star):
-            return SQL("{}.*").format(Identifier(row.alias))
-        value = row.value(item.field, self._parameters)
+            return _every_column(row)
+        represented = None if item.field.path else row.represented(item.field.name)
+        value = represented or row.value(item.field, self._parameters)
         if item.cast is not None:
             value = SQL("cast({} as {})").format(value, type_name(item.cast))
         return SQL("{} as {}").format(value, Identifier(item.output_name))
@@ -142,9 +148,8 @@ class Reader:
             )
         target = self._row(way)
         value = target.value(term.field, self._parameters)
-        return SQL("(select {} from {} as {}{})").format(
-            value, qualified(way.target), Identifier(target.alias), where(_on(way, row.alias, target.alias))
-        )
+        source, on = _source(way, row), _on(way, row.alias, target.alias)
+        return SQL("(select {} from {} as {}{})").format(value, source, Identifier(target.alias), where(on))
 
     def _page(self, scope: Scope, limit: int | None) -> Composable:
         limits = [bound for bound in (scope.limit, limit) if bound is not None]
@@ -159,7 +164,7 @@ class Reader:
         way = find_relationship(self._catalog, table, embed.target, embed.hint)
         path, scope = self._scope(embed, path)
         row = self._row(way)
-        source, on = qualified(way.target), _on(way, parent.alias, row.alias)
+        source, on = _source(way, parent), _on(way, parent.alias, row.alias)
         if way.junction is not None:
             source, on = self._over_junction(way, parent, row)
         reading = self._compose(
@@ -170,7 +175,7 @@ class Reader:
             path=path,
             scope=scope,
             on=on,
-            limit=None if way.to_one else MAX_ROWS,
+            limit=None if way.to_one else self._max_rows,
         )
         return self._to_one(embed, reading) if way.to_one else self._to_many(embed, reading)
 
@@ -188,7 +193,7 @@ class Reader:
     def _to_one(self, embed: Embed, reading: Reading) -> _Joined:
         alias = Identifier(self._alias())
         join = SQL(" {} join lateral ({}) as {} on true").format(_join_kind(embed), reading.rows, alias)
-        if not embed.items:
+        if _is_empty(embed):
             items = None
         elif embed.spread:
             items = SQL("{}.*").format(alias)
@@ -198,7 +203,7 @@ class Reader:
 
     def _to_many(self, embed: Embed, reading: Reading) -> _Joined:
         if embed.spread:
-            raise errors.not_implemented(f"'{embed.target}' is to-many; only a to-one embed can be spread")
+            raise errors.aggregates_are_off()  # a to-many spread is an aggregate of every column
         alias = Identifier(self._alias())
         rows = SQL("{}.rows").format(alias)
         join = SQL(" {} join lateral (select json_agg({}.*) as rows from ({}) as {}) as {} on {}").format(
@@ -209,25 +214,48 @@ class Reader:
             alias,
             SQL("{} is not null").format(rows) if embed.inner else SQL("true"),
         )
-        items = SQL("coalesce({}, '[]') as {}").format(rows, Identifier(embed.output_name)) if embed.items else None
+        items = None
+        if not _is_empty(embed):
+            items = SQL("coalesce({}, '[]') as {}").format(rows, Identifier(embed.output_name))
         return _Joined(embed, items, join, SQL("{} is null").format(rows))
 
     def _scope(self, embed: Embed, path: Path) -> tuple[Path, Scope]:
         """The embed's own part of the query; by its alias, or by the target's name, which still works."""
         for name in (embed.output_name, embed.target):
             own = (*path, name)
-            if any(known[: len(own)] == own for known in self._query.scopes):
+            if own not in self._used and any(known[: len(own)] == own for known in self._query.scopes):
                 self._used.add(own)
                 return own, self._query.scopes.get(own, Scope())
         return (*path, embed.output_name), Scope()
 
     def _row(self, way: Relationship) -> Row:
-        columns = self._catalog.tables[way.target].columns
-        return Row(self._alias(), {name: column.type for name, column in columns.items()})
+        return Row.of(self._catalog, self._catalog.tables[way.target], self._alias())
 
     def _alias(self) -> str:
         self._count += 1
         return f"pgrst_{self._count}"
+
+
+def _source(way: Relationship, parent: Row) -> Composable:
+    """The target itself, or the function that answers it for a row of the parent."""
+    if way.function is None:
+        return qualified(way.target)
+    row = SQL("{}::{}").format(Identifier(parent.alias), qualified(way.parent))
+    return SQL("{}({})").format(qualified((way.function.schema, way.function.name)), row)
+
+
+def _every_column(row: Row) -> Composable:
+    represented = {name: row.represented(name) for name in row.types}
+    if not any(represented.values()):
+        return SQL("{}.*").format(Identifier(row.alias))
+    return joined(
+        SQL("{} as {}").format(value or row.column(name), Identifier(name)) for name, value in represented.items()
+    )
+
+
+def _is_empty(embed: Embed) -> bool:
+    """Whether nothing is to be shown of it: it is there for its filters."""
+    return all(isinstance(item, Embed) and _is_empty(item) for item in embed.items)
 
 
 def _join_kind(embed: Embed) -> Composable:
@@ -257,8 +285,8 @@ def _absence(asked: Comparison, embeds: Sequence[_Joined]) -> Composable | None:
             raise errors.ApiError(
                 400,
                 "PGRST120",
-                "Only is null or not is null filters are allowed on embedded resources",
-                details=f"Wrong filter on '{asked.field.name}': {operation.operator}",
+                f"Bad operator on the '{asked.field.name}' embedded resource",
+                details="Only is null or not is null filters are allowed on embedded resources",
             )
         wants_absent = (operation.value == "null") != operation.negated
         return joined_embed.is_absent if wants_absent else SQL("not ({})").format(joined_embed.is_absent)

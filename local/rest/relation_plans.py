@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from local.rest import answers, errors, responses
 from local.rest.asked import Asked
-from local.rest.body import Payload, parse_object, parse_rows
+from local.rest.body import Payload, csv_rows, parse_rows
 from local.rest.catalog import Catalog, Table
 from local.rest.conditions import Row
 from local.rest.media import Media
 from local.rest.query import Column, Comparison, Field
-from local.rest.reading import MAX_ROWS, Reader
+from local.rest.reading import Reader, Reading
 from local.rest.sql import Parameters, Statement, qualified
 from local.rest.transaction import Outcome, Plan
 from local.rest.writing import Conflict, Writer
@@ -32,24 +32,62 @@ def plan_relation(catalog: Catalog, asked: Asked) -> Plan:
         ApiError: it names what does not exist, or cannot be served as asked.
     """
     table = catalog.table(asked.schema, asked.name)
+    asked = asked.negotiated()
     if asked.is_read:
         return _plan_read(catalog, asked, table)
     return _PLANS[asked.method](catalog, asked, table)
 
 
+def relation_methods(catalog: Catalog, schema: str, name: str) -> tuple[str, ...]:
+    """What can be done with a relation, whoever asks.
+
+    Raises:
+        ApiError: PGRST205 if there is none.
+    """
+    table = catalog.table(schema, name)
+    can_put = table.is_insertable and table.is_updatable and bool(table.primary_key)
+    methods = {
+        "GET": True,
+        "HEAD": True,
+        "POST": table.is_insertable,
+        "PUT": can_put,
+        "PATCH": table.is_updatable,
+        "DELETE": table.is_deletable,
+    }
+    return tuple(method for method, is_possible in methods.items() if is_possible)
+
+
 def _plan_read(catalog: Catalog, asked: Asked, table: Table) -> Plan:
     parameters = Parameters()
-    row = Row(table.name, {name: column.type for name, column in table.columns.items()})
-    reading = Reader(catalog, asked.query, parameters).read(
-        qualified(table.qualified), row, table=table, is_filtered=True, limit=MAX_ROWS
+    max_rows = catalog.config.max_rows
+    reading = Reader(catalog, asked.query, parameters, max_rows=max_rows).read(
+        qualified(table.qualified), Row.of(catalog, table, table.name), table=table, is_filtered=True
     )
     statement = answers.answer(
         [],
         reading.rows,
         body=answers.NO_BODY if asked.is_head else answers.rows_as(asked.media),
-        total=answers.matching_total(reading.matching) if asked.preferences.count else answers.NO_TOTAL,
+        total=_total(asked, reading, max_rows),
     )
-    return Plan(Statement.of(statement, parameters), lambda outcome: responses.page(asked, outcome), is_read_only=True)
+    explained = None
+    if asked.preferences.count in {"planned", "estimated"}:
+        values = parameters.values[: reading.matching_values]
+        explained = Statement(answers.explained([], reading.matching).as_bytes(None), values)
+    return Plan(
+        Statement.of(statement, parameters),
+        lambda outcome: responses.page(asked, outcome),
+        explained=explained,
+        is_read_only=True,
+    )
+
+
+def _total(asked: Asked, reading: Reading, max_rows: int | None) -> Composable:
+    """An estimate is exact as far as a page can reach, and the planner's beyond."""
+    if asked.preferences.count == "exact":
+        return answers.matching_total(reading.matching)
+    if asked.preferences.count == "estimated" and max_rows is not None:
+        return answers.matching_total(reading.matching, at_most=max_rows + 1)
+    return answers.NO_TOTAL
 
 
 def _plan_insert(catalog: Catalog, asked: Asked, table: Table) -> Plan:
@@ -87,7 +125,7 @@ def _plan_creation(
 ) -> Plan:
     parameters = Parameters()
     located = _located(asked, table)
-    writer = Writer(table, located.query, parameters, is_returned=_is_returned(located))
+    writer = Writer(catalog, table, located.query, parameters, is_returned=_is_returned(located))
     only = [
         SQL("{} = {}").format(Identifier("pgrst_body", key.field.name), parameters.bind(key.operation.value))
         for key in put_keys or ()
@@ -111,14 +149,14 @@ def _plan_creation(
 
 def _plan_update(catalog: Catalog, asked: Asked, table: Table) -> Plan:
     parameters = Parameters()
-    writer = Writer(table, asked.query, parameters, is_returned=_is_returned(asked))
-    written = writer.update(parse_object(asked.body))
+    writer = Writer(catalog, table, asked.query, parameters, is_returned=_is_returned(asked))
+    written = writer.update(_rows(asked), missing_default=asked.preferences.missing_default)
     return _plan_written(catalog, asked, table, writer, written, _changed(asked, names_rows=True), parameters)
 
 
 def _plan_delete(catalog: Catalog, asked: Asked, table: Table) -> Plan:
     parameters = Parameters()
-    writer = Writer(table, asked.query, parameters, is_returned=_is_returned(asked))
+    writer = Writer(catalog, table, asked.query, parameters, is_returned=_is_returned(asked))
     return _plan_written(catalog, asked, table, writer, writer.delete(), _changed(asked, names_rows=False), parameters)
 
 
@@ -145,11 +183,7 @@ def _plan_written(
     is_returned = _is_returned(asked)
     source = Identifier("pgrst_written")
     if is_returned:
-        rows = (
-            Reader(catalog, asked.query, parameters)
-            .read(source, writer.row, table=table, is_filtered=False, limit=None)
-            .rows
-        )
+        rows = Reader(catalog, asked.query, parameters).read(source, writer.row, table=table, is_filtered=False).rows
     else:
         rows = SQL("select from {}").format(source)
     statement = answers.answer(
@@ -180,9 +214,13 @@ def _changed(asked: Asked, *, names_rows: bool) -> Callable[[Outcome], Response]
 
 
 def _rows(asked: Asked) -> Payload:
-    if asked.content_type != "application/json":
-        raise errors.bad_body(f"Content-Type not acceptable: {asked.content_type}")
-    return parse_rows(asked.body, columns=asked.query.columns)
+    if asked.content_type == "application/json":
+        return parse_rows(asked.body, columns=asked.query.columns)
+    if asked.content_type == "text/csv":
+        return parse_rows(csv_rows(asked.body), columns=asked.query.columns)
+    if asked.content_type == "application/x-www-form-urlencoded":
+        return parse_rows(orjson.dumps(dict(asked.form())), columns=asked.query.columns)
+    raise errors.bad_body(f"Content-Type not acceptable: {asked.content_type}")
 
 
 def _is_returned(asked: Asked) -> bool:

@@ -16,13 +16,20 @@ def page(asked: Asked, outcome: Outcome) -> Response:
         ApiError: PGRST116 if a single object was asked for and there is not one row, PGRST103 if the page begins
             behind the end.
     """
-    offset, count, total = asked.query.root.offset, outcome.row_count, outcome.total
+    offset, count, total = asked.query.root.offset, outcome.row_count, _total(outcome)
     if total is not None and offset > total:
         raise errors.bad_range(f"An offset of {offset} was requested, but there are only {total} rows.")
     require_single(asked, outcome)
     is_partial = total is not None and count < total
     headers = {"Content-Range": content_range(offset, count, total)}
     return respond(asked, 206 if is_partial else 200, outcome.body, headers)
+
+
+def _total(outcome: Outcome) -> int | None:
+    """The planner's estimate counts where it was asked for, or where there is more than was counted."""
+    if outcome.planned is None:
+        return outcome.total
+    return outcome.planned if outcome.total is None else max(outcome.planned, outcome.total)
 
 
 def respond(asked: Asked, status: int, body: bytes | None, headers: dict[str, str] | None = None) -> Response:
@@ -32,7 +39,8 @@ def respond(asked: Asked, status: int, body: bytes | None, headers: dict[str, st
         headers["Preference-Applied"] = asked.preferences.applied
     if body is None:
         return Response(None, status, headers)
-    return Response(b"" if asked.is_head else body, status, headers, media_type=asked.media.content_type)
+    headers["Content-Type"] = asked.media.content_type
+    return Response(b"" if asked.is_head else body, status, headers)
 
 
 def require_single(asked: Asked, outcome: Outcome) -> None:

@@ -1,8 +1,8 @@
 """Keeps one `Catalog` as fresh as the database.
 
 A connection listens on the channel `pgrst`, on which the platform's event triggers announce every change to the
-schema. Since a notice may still be on its way when the next request comes, a request that misses something asks
-for one reload of its own before it is refused.
+schema, and people a change of the configuration. Since a notice may still be on its way when the next request comes,
+a request that misses something asks for one reload of its own before it is refused.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import TypeVar
 import psycopg
 from psycopg import AsyncConnection
 
-from local.rest.catalog import EMPTY, Catalog, load_catalog
+from local.rest.catalog import EMPTY, Catalog
+from local.rest.catalog_reading import load_catalog
 from local.rest.errors import ApiError
 from local.services import Pool
-
-EXPOSED_SCHEMAS = ("public",)
 
 _log = logging.getLogger(__name__)
 _MISSES = frozenset({"PGRST200", "PGRST202", "PGRST204", "PGRST205"})
@@ -72,7 +71,7 @@ class SchemaCache:
                 return
             began = time.monotonic()
             async with self._pool.connection() as connection:
-                self._catalog = await load_catalog(connection, EXPOSED_SCHEMAS)
+                self._catalog = await load_catalog(connection)
             self._loaded_at = began
 
     async def _listen(self) -> None:

@@ -8,7 +8,7 @@ result commits in a second roundtrip.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import orjson
@@ -19,16 +19,19 @@ from psycopg.rows import TupleRow
 from psycopg.sql import SQL
 from starlette.responses import Response
 
+from local.rest.catalog import QualifiedName
 from local.rest.errors import ApiError
-from local.rest.sql import Parameters, Statement, joined
+from local.rest.sql import Parameters, Statement, joined, qualified
 from local.services import Pool
 
 Setting = tuple[str, str]
+_ISOLATION_SETTING = "default_transaction_isolation"
+_ISOLATIONS = frozenset({"serializable", "repeatable read", "read committed", "read uncommitted"})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The one row that `answers.answer` selects."""
+    """The one row that `answers.answer` selects, and how many rows the planner expected where it was asked."""
 
     body: bytes
     row_count: int
@@ -36,6 +39,7 @@ class Outcome:
     inserted: int | None
     response_headers: str | None
     response_status: str | None
+    planned: int | None = None
 
     @classmethod
     def of(cls, result: PGresult) -> Outcome:
@@ -70,45 +74,81 @@ class Plan:
     """What to run and how to answer.
 
     `respond` may refuse (`ApiError`); with `commits_last` the transaction waits for it and is rolled back then.
+    `explained` is a statement whose number of rows the planner is to estimate.
     """
 
     statement: Statement
     respond: Callable[[Outcome], Response]
+    explained: Statement | None = None
     is_read_only: bool = False
     commits_last: bool = False
     settings: Sequence[Setting] = ()
 
 
-async def run(pool: Pool, plan: Plan, *, settings: Sequence[Setting]) -> Response:
-    """Run `plan` under `settings`, applied in their order and for this transaction only."""
+async def run(
+    pool: Pool, plan: Plan, *, settings: Sequence[Setting], pre_request: QualifiedName | None = None
+) -> Response:
+    """Run `plan` under `settings`, applied in their order and for this transaction only.
+
+    `pre_request` is a function that is called before the statement, and may refuse the request.
+    """
     async with pool.connection() as connection:
-        outcome = Outcome.of(await _send(connection, plan, settings))
+        outcome = await _send(connection, _statements(plan, settings, pre_request))
         response = outcome.override(plan.respond(outcome))
         if plan.commits_last:
             await connection.execute(b"commit")
         return response
 
 
-async def _send(connection: AsyncConnection[TupleRow], plan: Plan, settings: Sequence[Setting]) -> PGresult:
-    cursor = AsyncRawCursor(connection)
+@dataclass(frozen=True, slots=True)
+class _Transaction:
+    """The statements of one roundtrip: what comes `before` the one that answers, and `after` it."""
+
+    before: Sequence[Statement]
+    answering: Statement
+    explained: Statement | None
+    after: Sequence[Statement]
+
+
+def _statements(plan: Plan, settings: Sequence[Setting], pre_request: QualifiedName | None) -> _Transaction:
+    values = [part for setting in settings for part in setting]
+    before = [Statement(_begin(plan, settings)), Statement(_settings_statement(len(settings)), values)]
+    if pre_request is not None:
+        before.append(Statement(SQL("select {}()").format(qualified(pre_request)).as_bytes(None)))
+    return _Transaction(before, plan.statement, plan.explained, [] if plan.commits_last else [Statement(b"commit")])
+
+
+def _begin(plan: Plan, settings: Sequence[Setting]) -> bytes:
+    """A role's or function's default isolation would come too late for a transaction that has begun."""
+    isolation = dict(settings).get(_ISOLATION_SETTING, "").lower()
+    level = f" isolation level {isolation}".encode() if isolation in _ISOLATIONS else b""
+    return b"begin" + level + (b" read only" if plan.is_read_only else b"")
+
+
+async def _send(connection: AsyncConnection[TupleRow], transaction: _Transaction) -> Outcome:
+    answering, explaining = AsyncRawCursor(connection), AsyncRawCursor(connection)
     failure: psycopg.Error | None = None
     try:
         async with connection.pipeline():
             try:
-                await connection.execute(b"begin read only" if plan.is_read_only else b"begin")
-                await AsyncRawCursor(connection).execute(
-                    _settings_statement(len(settings)), [part for setting in settings for part in setting]
-                )
-                await cursor.execute(plan.statement.text, plan.statement.values)
-                if not plan.commits_last:
-                    await connection.execute(b"commit")
+                for statement in transaction.before:
+                    await AsyncRawCursor(connection).execute(statement.text, statement.values)
+                if transaction.explained is not None:
+                    await explaining.execute(transaction.explained.text, transaction.explained.values)
+                await answering.execute(transaction.answering.text, transaction.answering.values)
+                for statement in transaction.after:
+                    await AsyncRawCursor(connection).execute(statement.text, statement.values)
             except psycopg.Error as exc:
                 failure = exc  # the pipeline would log its own abortion if this went through its end
     except psycopg.Error as exc:
         raise (failure or exc) from None
-    if failure is not None or cursor.pgresult is None:
+    if failure is not None or answering.pgresult is None:
         raise failure or RuntimeError("the statement has no result")
-    return cursor.pgresult
+    outcome = Outcome.of(answering.pgresult)
+    if transaction.explained is None or explaining.pgresult is None:
+        return outcome
+    (explanation,) = orjson.loads(explaining.pgresult.get_value(0, 0) or b"[{}]")
+    return replace(outcome, planned=explanation["Plan"]["Plan Rows"])
 
 
 @lru_cache

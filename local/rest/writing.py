@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Composable, Identifier
 
 from local.rest import errors
 from local.rest.body import Payload
-from local.rest.catalog import Table, TableColumn
+from local.rest.catalog import Catalog, Table, TableColumn
 from local.rest.conditions import Row, condition, no_embeds
 from local.rest.query import Column, Query
 from local.rest.sql import NOTHING, Parameters, deparsed, joined, qualified, where
@@ -39,12 +39,15 @@ class Conflict:
 class Writer:
     """Composes the writing statement of one request, whose result the reader then selects from."""
 
-    def __init__(self, table: Table, query: Query, parameters: Parameters, *, is_returned: bool) -> None:
+    def __init__(
+        self, catalog: Catalog, table: Table, query: Query, parameters: Parameters, *, is_returned: bool
+    ) -> None:
+        self._representations = catalog.representations
         self._table = table
         self._query = query
         self._parameters = parameters
         self._is_returned = is_returned
-        self.row = Row(table.name, {name: column.type for name, column in table.columns.items()})
+        self.row = Row.of(catalog, table, table.name)
 
     def insert(
         self, payload: Payload, *, missing_default: bool, conflict: Conflict | None, only: Sequence[Composable] = ()
@@ -64,24 +67,23 @@ class Writer:
         return SQL("insert into {} as {} ({}) select {} from {}{}{}{}").format(
             *self._target(),
             names,
-            joined(Identifier("pgrst_body", column.name) for column in columns),
+            joined(self._given(column) for column in columns),
             self._body(payload, columns, missing_default=missing_default),
             where(conditions),
             NOTHING if conflict is None else self._on_conflict(conflict, columns),
             self._returning(),
         )
 
-    def update(self, payload: Payload) -> Composable:
+    def update(self, payload: Payload, *, missing_default: bool) -> Composable:
+        """Set what the body holds; of several rows the first counts."""
         columns = self._columns(self._query.columns or payload.keys)
-        if not columns:
+        if payload.is_empty or not columns:
             return self._no_rows()
-        assignments = (
-            SQL("{} = {}").format(Identifier(column.name), Identifier("pgrst_body", column.name)) for column in columns
-        )
+        assignments = (SQL("{} = {}").format(Identifier(column.name), self._given(column)) for column in columns)
         return SQL("update {} as {} set {} from {}{}{}").format(
             *self._target(),
             joined(assignments),
-            self._body(payload, columns, missing_default=False),
+            self._body(payload, columns, missing_default=missing_default, is_one=True),
             self._filters("UPDATE"),
             self._returning(),
         )
@@ -104,9 +106,22 @@ class Writer:
                 raise errors.unknown_column(name, self._table.name)
         return [self._table.columns[name] for name in names]
 
-    def _body(self, payload: Payload, columns: Sequence[TableColumn], *, missing_default: bool) -> Composable:
-        """The body's rows as a relation `pgrst_body` of the columns' types."""
-        typed = joined(SQL("{} {}").format(Identifier(column.name), deparsed(column.type)) for column in columns)
+    def _given(self, column: TableColumn) -> Composable:
+        """The body's value, read by the column's domain if that has a way to."""
+        value, function = Identifier("pgrst_body", column.name), self._representations.get(("json", column.type))
+        return value if function is None else SQL("{}({})").format(qualified(function), value)
+
+    def _type(self, column: TableColumn) -> Composable:
+        return SQL("json") if ("json", column.type) in self._representations else deparsed(column.type)
+
+    def _body(
+        self, payload: Payload, columns: Sequence[TableColumn], *, missing_default: bool, is_one: bool = False
+    ) -> Composable:
+        """The body's rows, or only the first, as a relation `pgrst_body` of the columns' types."""
+        if is_one and payload.is_list:
+            rows = self._body(payload, columns, missing_default=missing_default)
+            return SQL("(select * from {} limit 1) as pgrst_body").format(rows)
+        typed = joined(SQL("{} {}").format(Identifier(column.name), self._type(column)) for column in columns)
         document = self._parameters.bind(payload.json)
         defaults = [column for column in columns if column.default is not None] if missing_default else []
         if not defaults:
