@@ -108,7 +108,7 @@ class KeySwap:
 class CorsHeaders:
     """Answers preflights, and adds to other answers the headers a part did not set itself.
 
-    A function answers its own preflight, as on Supabase.
+    A function answers its own preflight, as on Supabase, and PostgREST the OPTIONS that is no preflight.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -118,7 +118,7 @@ class CorsHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "OPTIONS" and not scope["path"].startswith(functions.PREFIX):
+        if scope["method"] == "OPTIONS" and not _answers_options(scope):
             await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send)
             return
 
@@ -130,6 +130,12 @@ class CorsHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_cors)
+
+
+def _answers_options(scope: Scope) -> bool:
+    if scope["path"].startswith("/rest/v1/"):
+        return "access-control-request-method" not in Headers(scope=scope)
+    return scope["path"].startswith(functions.PREFIX)
 
 
 async def _health(_request: Request) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from psycopg.sql import SQL, Composable, Identifier
 from starlette.responses import Response
 
@@ -54,7 +56,7 @@ def plan_call(catalog: Catalog, asked: Asked) -> Plan:
             return responses.respond(asked, 204, None)
         if asked.media.kind == "raw":
             body = bytes.fromhex(outcome.body.decode()) if function.media_is_bytes else outcome.body
-            return responses.respond(asked, 200, body)
+            outcome = replace(outcome, body=body)
         return responses.page(asked, outcome)
 
     return Plan(

@@ -23,7 +23,6 @@ from local.rest.query import (
     COMPARISONS,
     QUANTIFIABLE,
     SEARCHES,
-    TRUTHS,
     Column,
     Comparison,
     Condition,
@@ -198,7 +197,7 @@ def _operation(scanner: Scanner, *, nested: bool) -> Operation:
     if operator == "is":
         truth = scanner.match(_TRUTH)
         if truth is None:
-            raise scanner.failure(f"one of {', '.join(TRUTHS)}")
+            raise scanner.failure("isVal: (null, not_null, true, false, unknown)")
         return Operation(operator, truth[0].lower(), negated)
     value = _nested_value(scanner) if nested else scanner.rest()
     return Operation(operator, value, negated, modifier)

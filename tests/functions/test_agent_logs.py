@@ -13,6 +13,7 @@ import pytest
 
 from shared.runs.status import RunStatus
 from tests.functions.visitor import Visitor
+from tests.support.rest import configure_rest
 from tests.support.stack import Stack
 
 
@@ -82,9 +83,9 @@ async def test_polling_moves_past_lines_of_other_types(owner: Visitor, held_run)
 
 
 @pytest.fixture
-def two_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_rows_at_most(database_url: str) -> None:
     """A project whose REST interface gives fewer rows than were asked for (its setting max-rows)."""
-    monkeypatch.setattr("local.rest.relation_plans.MAX_ROWS", 2)
+    configure_rest(database_url, db_max_rows="2")
 
 
 @pytest.mark.usefixtures("two_rows_at_most")

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tests.functions.visitor import EVERYTHING, PROMPT, Visitor
+from tests.support.rest import configure_rest
 
 
 async def test_a_run_is_shown_without_the_machinery_behind_it(owner: Visitor):
@@ -72,9 +73,9 @@ async def test_pages_of_a_list_join_to_the_whole(owner: Visitor, held_run):
 
 
 @pytest.fixture
-def two_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_rows_at_most(database_url: str) -> None:
     """A project whose REST interface gives fewer rows than were asked for (its setting max-rows)."""
-    monkeypatch.setattr("local.rest.relation_plans.MAX_ROWS", 2)
+    configure_rest(database_url, db_max_rows="2")
 
 
 @pytest.mark.usefixtures("two_rows_at_most")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import LiteralString
 
 import httpx
 import psycopg
+from psycopg.sql import SQL, Identifier, Literal
 
 from tests.support.stack import Stack, stack_over
 
@@ -111,7 +113,7 @@ grant execute on all functions in schema public to service_role, authenticated, 
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """A stack with the shop in its database, and plain HTTP clients of `/rest/v1` as three callers."""
+    """A stack with the shop, or another schema, in its database, and plain HTTP clients of its `/rest/v1`."""
 
     stack: Stack
     service: httpx.AsyncClient
@@ -124,10 +126,21 @@ class Shop:
         assert (await self.service.get("no_such_table")).status_code == 404
 
 
+def configure_rest(database_url: str, **options: str) -> None:
+    """Set options of PostgREST in one database, as a project does; a running stack is told."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for name, value in options.items():
+            statement = SQL("alter role authenticator in database {} set {} = {}").format(
+                Identifier(connection.info.dbname), Identifier("pgrst", name), Literal(value)
+            )
+            connection.execute(statement)
+        connection.execute("notify pgrst, 'reload config'")
+
+
 @asynccontextmanager
-async def open_shop(database_url: str) -> AsyncGenerator[Shop]:
+async def open_shop(database_url: str, sql: LiteralString = SHOP) -> AsyncGenerator[Shop]:
     async with await psycopg.AsyncConnection.connect(database_url) as connection:
-        await connection.execute(SHOP)
+        await connection.execute(sql)
     async with stack_over(database_url) as stack:
         base = f"{stack.url}/rest/v1/"
         async with (
