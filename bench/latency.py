@@ -47,6 +47,7 @@ SSE = "log line -> SSE event"
 REALTIME_BUSY = "same, 50 lines a second: Realtime"
 SSE_BUSY = "same, 50 lines a second: SSE"
 EXECUTE = "agent-execute create and start"
+SELECT = "REST select by key"
 
 
 class Import(TypedDict):
@@ -77,6 +78,7 @@ BUDGETS: dict[str, Budget] = {
     REALTIME: {"percentile": "p95", "ms": 100},
     SSE: {"percentile": "p95", "ms": 300},
     EXECUTE: {"percentile": "p50", "ms": 15},
+    SELECT: {"percentile": "p50", "ms": 4},
 }
 IMPORT_MS = 400
 
@@ -84,7 +86,9 @@ IMPORT_MS = 400
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--starts", type=positive, default=100, help="runs started (default 100)")
     parser.add_argument("--lines", type=positive, default=100, help="log lines followed (default 100)")
-    parser.add_argument("--requests", type=positive, default=200, help="calls of agent-execute (default 200)")
+    parser.add_argument(
+        "--requests", type=positive, default=200, help="calls of agent-execute, and selects (default 200)"
+    )
     parser.add_argument("--imports", type=positive, default=7, help="imports of each function (default 7)")
 
 
@@ -95,7 +99,7 @@ def measure(server_url: str, options: argparse.Namespace) -> Figures:
     say(f"starts: {statistics.median(starts):.1f} ms")
     # Here the gateway's own Realtime reads the publications.
     with migrated_database(server_url) as url:
-        alone, busy, execute = asyncio.run(_at_gateway(url, lines=options.lines, requests=options.requests))
+        alone, busy, execute, select = asyncio.run(_at_gateway(url, lines=options.lines, requests=options.requests))
     imports = {path.parent.name: _import(path.parent.name, options.imports) for path in _functions()}
     of = {
         START: starts,
@@ -104,6 +108,7 @@ def measure(server_url: str, options: argparse.Namespace) -> Figures:
         REALTIME_BUSY: [*busy.realtime.values()],
         SSE_BUSY: [*busy.sse.values()],
         EXECUTE: execute,
+        SELECT: select,
     }
     return {
         "machine": about,
@@ -163,7 +168,7 @@ async def _start(url: str, person: Person) -> float:
     return (began - started) * 1000
 
 
-async def _at_gateway(url: str, *, lines: int, requests: int) -> tuple[Lateness, Lateness, list[float]]:
+async def _at_gateway(url: str, *, lines: int, requests: int) -> tuple[Lateness, Lateness, list[float], list[float]]:
     async with gateway(url, functions=True) as api_url, live_worker(url), signed_up(api_url) as visitor:
         async with await AsyncConnection.connect(url, autocommit=True) as admin:
             await favour(admin, visitor.user_id)
@@ -174,7 +179,9 @@ async def _at_gateway(url: str, *, lines: int, requests: int) -> tuple[Lateness,
         busy = await followed(visitor, steps=lines * 3, seconds=BUSY_SECONDS)
         execute = await _execute(visitor, requests)
         say(f"agent-execute: {statistics.median(execute):.1f} ms")
-    return alone, busy, execute
+        select = await _select(visitor, requests)
+        say(f"select by key: {statistics.median(select):.1f} ms")
+    return alone, busy, execute, select
 
 
 async def _execute(visitor: Visitor, count: int) -> list[float]:
@@ -188,6 +195,19 @@ async def _execute(visitor: Visitor, count: int) -> list[float]:
             found.append((time.perf_counter() - start) * 1000)
             response.raise_for_status()
             assert response.json()["status"] == "queued", response.text
+    return found[WARM:]
+
+
+async def _select(visitor: Visitor, count: int) -> list[float]:
+    """One run by its key under row-level security, over one connection."""
+    found: list[float] = []
+    async with httpx.AsyncClient(base_url=f"{visitor.api_url}/rest/v1", headers=visitor.headers) as http:
+        (run,) = (await http.get("/agent_runs?select=id&limit=1")).json()
+        for _ in range(count + WARM):
+            start = time.perf_counter()
+            response = await http.get(f"/agent_runs?id=eq.{run['id']}")
+            found.append((time.perf_counter() - start) * 1000)
+            assert len(response.json()) == 1, response.text
     return found[WARM:]
 
 
