@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 from local.rest.catalog import Catalog, ForeignKey, Function, QualifiedName, Table, similar
 from local.rest.errors import ApiError
@@ -92,6 +92,10 @@ class Relationship:
         }
 
 
+# What was worked out of each catalog, for as long as that is in use.
+_known: WeakKeyDictionary[Catalog, dict[QualifiedName, tuple[Relationship, ...]]] = WeakKeyDictionary()
+
+
 def find_relationship(catalog: Catalog, parent: Table, target: str, hint: str | None) -> Relationship:
     """Find the one relationship that an embed means.
 
@@ -130,8 +134,14 @@ def _no_relationship(parent: Table, target: str, hint: str | None, ways: tuple[R
     )
 
 
-@lru_cache(maxsize=512)
 def _ways(catalog: Catalog, parent: QualifiedName) -> tuple[Relationship, ...]:
+    known = _known.setdefault(catalog, {})
+    if parent not in known:
+        known[parent] = _all_ways(catalog, parent)
+    return known[parent]
+
+
+def _all_ways(catalog: Catalog, parent: QualifiedName) -> tuple[Relationship, ...]:
     """All ways from `parent` to a relation of its schema, in the order in which they are listed."""
     computed = [
         Relationship(

@@ -15,7 +15,8 @@ from local.rest import errors
 from local.rest.body import Payload
 from local.rest.catalog import Catalog, Table, TableColumn
 from local.rest.conditions import Row, condition, no_embeds
-from local.rest.query import Column, Query
+from local.rest.query import Column, Query, SelectItem, Star
+from local.rest.relationships import find_relationship
 from local.rest.sql import NOTHING, Parameters, deparsed, joined, qualified, where
 
 # Counts inserted rows up and updated ones down again, so that an upsert knows whether it created anything.
@@ -42,7 +43,7 @@ class Writer:
     def __init__(
         self, catalog: Catalog, table: Table, query: Query, parameters: Parameters, *, is_returned: bool
     ) -> None:
-        self._representations = catalog.representations
+        self._catalog = catalog
         self._table = table
         self._query = query
         self._parameters = parameters
@@ -108,11 +109,14 @@ class Writer:
 
     def _given(self, column: TableColumn) -> Composable:
         """The body's value, read by the column's domain if that has a way to."""
-        value, function = Identifier("pgrst_body", column.name), self._representations.get(("json", column.type))
+        value, function = (
+            Identifier("pgrst_body", column.name),
+            self._catalog.representations.get(("json", column.type)),
+        )
         return value if function is None else SQL("{}({})").format(qualified(function), value)
 
     def _type(self, column: TableColumn) -> Composable:
-        return SQL("json") if ("json", column.type) in self._representations else deparsed(column.type)
+        return SQL("json") if ("json", column.type) in self._catalog.representations else deparsed(column.type)
 
     def _body(
         self, payload: Payload, columns: Sequence[TableColumn], *, missing_default: bool, is_one: bool = False
@@ -155,12 +159,23 @@ class Writer:
     def _returned(self) -> Composable:
         if not self._is_returned:
             return SQL("1")
-        items, fields = self._query.select, [term.field for term in self._query.root.order]
-        if any(not isinstance(item, Column) for item in items) or any(term.relation for term in self._query.root.order):
-            return self._all()
-        fields += [item.field for item in items if isinstance(item, Column)]
-        names = dict.fromkeys(field.name for field in fields)
-        return joined(self.row.column(name) for name in names) if names else SQL("1")
+        names: list[str] = []
+        for item in self._query.select:
+            columns = self._needed(item)
+            if columns is None:
+                return self._all()
+            names += columns
+        names += [term.field.name for term in self._query.root.order if term.relation is None]
+        return joined(self.row.column(name) for name in dict.fromkeys(names)) if names else SQL("1")
+
+    def _needed(self, item: SelectItem) -> list[str] | None:
+        """The columns that the answer's item is made of: of an embed those that it is joined by. None is all."""
+        if isinstance(item, Column):
+            return [item.field.name]
+        if isinstance(item, Star):
+            return None
+        way = find_relationship(self._catalog, self._table, item.target, item.hint)
+        return None if way.function is not None else [own for own, _ in way.columns]
 
     def _all(self) -> Composable:
         return SQL("{}.*").format(Identifier(self.row.alias))

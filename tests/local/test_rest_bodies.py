@@ -288,3 +288,15 @@ async def test_where_nothing_is_returned_the_headers_tell(museum: Shop) -> None:
     assert (unlimited.status_code, "preference-applied" in unlimited.headers) == (204, False)
     assert (deleted.status_code, deleted.headers["content-range"]) == (204, "*/2")
     assert (put.status_code, put.content) == (204, b"")
+
+
+async def test_a_write_returns_no_more_columns_than_its_answer_needs(museum: Shop) -> None:
+    await museum.execute("alter table public.labels add secret text")
+    person = await museum.stack.sign_up()
+    headers = {"Authorization": f"Bearer {person.access_token}", **ROWS}
+
+    embedded = await museum.service.post("labels?select=works(title)", json={"work_id": 2}, headers=headers)
+    everything = await museum.service.post("labels", json={"work_id": 4}, headers=headers)
+
+    assert (embedded.status_code, embedded.json()) == (201, [{"works": {"title": "Dusk"}}])
+    assert (everything.status_code, everything.json()["code"]) == (403, "42501")

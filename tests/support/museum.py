@@ -138,6 +138,8 @@ insert into public."Odd, (name)" values (1, 'dot', 'space', 'dash');
 insert into hidden.guards values (1, 'Gus', 1);
 insert into public.paints values (1, 255), (2, 65280);
 grant usage on schema hidden to service_role;
+grant insert, update, select (work_id, text) on public.labels to authenticated;
+grant select (id, title) on public.works to authenticated;
 grant all on all tables in schema public, hidden to service_role;
 grant execute on all functions in schema public to service_role, anon;
 analyze;
