@@ -64,7 +64,7 @@ async def read_request(request: Request, config: Config, *, name: str, is_call: 
     if "%00" in request.url.query:
         raise errors.zero_byte()
     preferred = headers.getlist("prefer")
-    query = parse_parameters(parse_qsl(request.url.query, keep_blank_values=True), is_call=is_call and is_read)
+    query = parse_parameters(_pairs(request.url.query), is_call=is_call and is_read)
     if method == "GET" and "range" in headers:
         apply_range_header(query.root, headers["range"])
     return Asked(
@@ -77,6 +77,12 @@ async def read_request(request: Request, config: Config, *, name: str, is_call: 
         content_type=headers.get("content-type", "application/json").partition(";")[0].strip().lower(),
         body=b"" if is_read else await read_body(request),
     )
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """The decoded parameters; one without `=` says nothing."""
+    given = "&".join(part for part in query.split("&") if "=" in part)
+    return parse_qsl(given, keep_blank_values=True)
 
 
 def requested_schema(request: Request, config: Config) -> str:

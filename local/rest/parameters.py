@@ -51,14 +51,14 @@ def apply_range_header(scope: Scope, header: str) -> None:
 class _Reader:
     def __init__(self, *, is_call: bool) -> None:
         self._is_call = is_call
-        self._select: tuple[SelectItem, ...] = EVERYTHING
+        self._select: tuple[SelectItem, ...] | None = None
         self._scopes: dict[Path, Scope] = {(): Scope()}
         self._names: dict[str, tuple[str, ...]] = {}
         self._arguments: list[tuple[str, str]] = []
 
     def query(self) -> Query:
         return Query(
-            select=self._select,
+            select=EVERYTHING if self._select is None else self._select,
             scopes=self._scopes,
             columns=self._names.get("columns"),
             on_conflict=self._names.get("on_conflict"),
@@ -67,10 +67,11 @@ class _Reader:
 
     def read(self, key: str, value: str) -> None:
         if key == "select":
-            self._select = parse_select(_without_blanks(value))
+            parsed = parse_select(_without_blanks(value))
+            self._select = parsed if self._select is None else self._select
         elif key in {"columns", "on_conflict"}:
             if value:
-                self._names[key] = parse_names(value, what=key)
+                self._names.setdefault(key, parse_names(value, what=key))
         elif self._is_call and not self._belongs_to_result(key, value):
             self._arguments.append((key, value))
         else:

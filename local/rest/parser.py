@@ -48,6 +48,8 @@ _TRUTH = re.compile(r"not_null|null|true|false|unknown", re.IGNORECASE)
 _UNQUOTED = re.compile(r"[^,)]*")
 _ARRAY = re.compile(r'\{(?:"(?:[^"\\]|\\.)*"|[^{}"])*\}(?=[,)])')
 _AGGREGATE = re.compile(r"\.(?:sum|avg|max|min|count)\(\)")
+_BLANKS = re.compile(r"[ \t]*")
+_COMMA = re.compile(r"[ \t]*,[ \t]*")
 _VALUE_END = (",", ")")
 
 
@@ -101,7 +103,7 @@ def parse_junction(text: str, *, kind: str, negated: bool) -> Junction:
 def parse_order(text: str) -> tuple[OrderTerm, ...]:
     scanner = Scanner(text, what="order")
     terms = [_order_term(scanner)]
-    while scanner.accept(","):
+    while scanner.match(_COMMA):
         terms.append(_order_term(scanner))
     scanner.end()
     return tuple(terms)
@@ -124,12 +126,13 @@ def _select(scanner: Scanner, *, depth: int) -> tuple[SelectItem, ...]:
     if scanner.at_end or scanner.sees(")"):
         return ()
     items = [_item(scanner, depth=depth)]
-    while scanner.accept(","):
+    while scanner.match(_COMMA):
         items.append(_item(scanner, depth=depth))
     return tuple(items)
 
 
 def _item(scanner: Scanner, *, depth: int) -> SelectItem:
+    scanner.match(_BLANKS)
     if scanner.accept("*"):
         return Star()
     if scanner.accept("...") or scanner.accept(".."):

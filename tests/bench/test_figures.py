@@ -252,10 +252,10 @@ async def test_every_opening_is_timed_and_every_credential_rewrapped(database_ur
 
 async def test_every_start_line_and_request_is_timed(database_url: str, clone_database: Any) -> None:
     starts = await latency._starts(clone_database(), 1)
-    alone, busy, requests = await latency._at_gateway(database_url, lines=2, requests=1)
+    alone, busy, requests, selects = await latency._at_gateway(database_url, lines=2, requests=1)
 
-    counts = [len(found) for found in (starts, alone.realtime, alone.sse, busy.realtime, busy.sse, requests)]
-    assert counts == [1, 2, 2, 6, 6, 1]
+    lines = (alone.realtime, alone.sse, busy.realtime, busy.sse)
+    assert [len(found) for found in (starts, *lines, requests, selects)] == [1, 2, 2, 6, 6, 1, 1]
 
 
 def test_a_proxy_counts_round_trips(database_url: str) -> None:

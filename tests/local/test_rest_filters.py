@@ -117,6 +117,12 @@ SELECTS: dict[str, tuple[str, Any]] = {
         [{"id": 3}, {"id": 1}, {"id": 2}],
     ),
     "nothing": ("rooms?select=&id=eq.1", [{}]),
+    "the first of several selects": ("rooms?select=id&select=name&id=eq.1", [{"id": 1}]),
+    "parameters without a value say nothing": ("rooms?select&id&foo&id=eq.1", [{"id": 1, "name": "Red"}]),
+    "blanks and line breaks between items": (
+        "rooms?select= * ,%0A guards (%0A name )&id=eq.1&order=id.asc , name",
+        [{"id": 1, "name": "Red", "guards": [{"name": "Gus"}]}],
+    ),
     "a domain by its own JSON": ("paints?order=id", [{"id": 1, "color": "#0000ff"}, {"id": 2, "color": "#00ff00"}]),
     "a domain by its own text": ("paints?select=id&color=eq.%2300ff00", [{"id": 2}]),
     "a domain in a list": (
