@@ -326,3 +326,29 @@ async def test_supabase_py_reads_computed_relationships_through_views(museum: Sh
         {"title": "DAWN", "artists": {"name": "Ada", "oeuvre": [{"title": "Dusk"}, {"title": "Dawn"}]}}
     ]
     assert answer.count == 2
+
+
+async def test_columns_of_views_are_traced_whatever_the_view_is_like(museum: Shop) -> None:
+    await museum.execute("""
+        create view public.joined as
+          select id, "odd {name)", work_id from (select id, name as "odd {name)" from public.rooms) r
+          left join (select room_id as id, work_id from public.hangings) h using (id);
+        create view public.united as select id, artist_id from public.works union all select 9, 1;
+        create view public.walked as
+          with recursive up as (select id, parent_id from public.places union select p.id, p.parent_id
+            from public.places p join up on up.parent_id = p.id)
+          select s.*, (select count(*) from (select id from public.works) w) as n from public.places s
+          where id in (select id from up);
+        create materialized view public.kept as select id, artist_id, restorer_id from public.works;
+        grant select on public.joined, public.united, public.walked, public.kept to service_role
+    """)
+
+    joined = await museum.service.get('joined?select="odd {name)",works!work_id(title)&work_id=eq.1')
+    united = await museum.service.get("united?select=id,artists(name)")
+    walked = await museum.service.get("walked?select=name,walked(name)&id=eq.2")
+    kept = await museum.service.get("kept?select=painter(name),labels(text)&id=eq.1")
+
+    assert joined.json() == [{"odd {name)": "Red", "works": {"title": "Dawn"}}]
+    assert (united.status_code, united.json()["code"]) == (400, "PGRST200")
+    assert walked.json() == [{"name": "Land", "walked": [{"name": "Town"}]}]
+    assert kept.json() == [{"painter": {"name": "Ada"}, "labels": {"text": "Dawn, oil"}}]
