@@ -314,7 +314,7 @@ async def test_supabase_py_reads_computed_relationships_through_views(museum: Sh
 
     answer = (
         await client.table("short_list")
-        .select("title, artists!inner(name, oeuvre(title))", count="exact")  # pyright: ignore[reportArgumentType]
+        .select("title, artists!inner(name, oeuvre(title))", count="exact")
         .eq("artists.name", "Ada")
         .order("id", foreign_table="artists.oeuvre", desc=True)
         .order("id")
