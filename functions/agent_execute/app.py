@@ -28,7 +28,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
 
-from functions.agent_execute.agent_runs import create_agent_run
 from shared.errors import AppError, Unauthenticated
 from shared.http import Answer, Call, endpoint, serverless
 from shared.run_views import micro_credits
@@ -157,6 +156,8 @@ async def agent_execute(call: Call[Create | Start | Control | Retry | Rerun | Re
     body, key = call.body, call.idempotency_key
     try:
         if isinstance(body, Create) and body.agent_id is not None:
+            from functions.agent_execute.agent_runs import create_agent_run  # noqa: PLC0415 - JSON Schema is slow to import
+
             answer = await create_agent_run(call.database, _new_run(body), key)
         else:
             function, arguments = _request(body, key)
