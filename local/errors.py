@@ -2,7 +2,7 @@
 
 StackError            the message is for the person at the terminal; the command line prints it and exits with 1
 ├─ PostgresError      local/postgres.py
-└─ MigrationError     local/migrate.py
+└─ MigrationError     local/sql_files.py
 """
 
 from __future__ import annotations

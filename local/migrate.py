@@ -10,15 +10,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-import psycopg
 from psycopg import AsyncConnection
 
-from local.errors import StackError
-from local.statements import Statement, split_statements
+from local.seeds import find_seeds
+from local.sql_files import MigrationError, SqlFile
+
+__all__ = ["Migrated", "Migration", "MigrationError", "Seeding", "migrate", "read_migrations"]
+
+Seeding = Literal["fresh", "missing", "never"]
 
 _FILE = re.compile(r"(?P<version>\d+)_(?P<name>.+)\.sql")
 _LOCK = 7_313_982_640_125  # any number that nobody else takes for something else
+_UNSEEDED = (
+    "The migrations are applied, the seed is not. When it is mended, `runbase migrate --seed` loads it into a running "
+    "stack, and `runbase stack reset` begins anew."
+)
 _RECORD = (
     "create schema if not exists supabase_migrations;"
     "create table if not exists supabase_migrations.schema_migrations ("
@@ -26,35 +34,36 @@ _RECORD = (
 )
 
 
-class MigrationError(StackError):
-    """A migration cannot be applied. Names the file, and the line when a statement is at fault."""
-
-
 @dataclass(frozen=True, slots=True)
 class Migration:
     """One file `<version>_<name>.sql`."""
 
-    path: Path
     version: str
     name: str
-    statements: list[Statement]
+    file: SqlFile
 
     @classmethod
     def read(cls, path: Path) -> Migration:
         named = _FILE.fullmatch(path.name)
         if named is None:
             raise MigrationError(f"{path.name}: a migration is named <version>_<name>.sql")
-        return cls(path, named["version"], named["name"], split_statements(path.read_text()))
+        return cls(named["version"], named["name"], SqlFile.read(path))
+
+    @property
+    def statements(self) -> list[str]:
+        """As they are recorded."""
+        return [statement.text for statement in self.file.statements]
 
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What a call to `migrate` found and did, as file names in order.
+    """What a call to `migrate` found and did, as file names in order; seeds as paths in the project.
 
     `changed` are files applied earlier with another text: they are not applied again.
     """
 
     applied: list[str] = field(default_factory=list[str])
+    seeded: list[str] = field(default_factory=list[str])
     changed: list[str] = field(default_factory=list[str])
 
 
@@ -63,8 +72,10 @@ def read_migrations(folder: Path) -> list[Migration]:
     return sorted((Migration.read(path) for path in folder.glob("*.sql")), key=lambda found: found.version)
 
 
-async def migrate(dsn: str, folder: Path) -> Migrated:
-    """Apply what is not applied yet, in order of version, then `seed.sql` beside the folder if nothing ever was.
+async def migrate(dsn: str, folder: Path, *, seeding: Seeding = "fresh") -> Migrated:
+    """Apply what is not applied yet, in order of version, then load the seeds of the `supabase` folder around `folder`.
+
+    Seeds go into a database that had no migration before (`fresh`), or into any that lacks them (`missing`).
 
     Raises:
         MigrationError: a file fails, a file is older than one already applied, or the database has a
@@ -79,14 +90,23 @@ async def migrate(dsn: str, folder: Path) -> Migrated:
         for migration in migrations:
             if migration.version not in recorded:
                 if await _apply(connection, migration):
-                    done.applied.append(migration.path.name)
-            elif recorded[migration.version] != [statement.text for statement in migration.statements]:
-                done.changed.append(migration.path.name)
-        if not recorded and done.applied:
-            seed = folder.parent / "seed.sql"
-            async with connection.transaction():
-                await _execute(connection, seed, _read_seed(seed))
+                    done.applied.append(migration.file.name)
+            elif recorded[migration.version] != migration.statements:
+                done.changed.append(migration.file.name)
+        if seeding == "missing" or (seeding == "fresh" and not recorded):
+            done.seeded.extend(await _load_seeds(connection, folder.parent))
     return done
+
+
+async def _load_seeds(connection: AsyncConnection, folder: Path) -> list[str]:
+    loaded: list[str] = []
+    try:
+        for seed in find_seeds(folder):
+            if await seed.load(connection, lock=_LOCK):
+                loaded.append(seed.recorded_as)
+    except MigrationError as exc:
+        raise MigrationError(f"{exc}\n{_UNSEEDED}") from exc
+    return loaded
 
 
 async def _recorded(connection: AsyncConnection) -> dict[str, list[str]]:
@@ -107,7 +127,7 @@ def _refuse_disorder(migrations: list[Migration], recorded: dict[str, list[str]]
     newest = max(recorded)
     for migration in migrations:
         if migration.version not in recorded and migration.version < newest:
-            raise MigrationError(f"{migration.path.name}: older than migration {newest}, which is already applied")
+            raise MigrationError(f"{migration.file.name}: older than migration {newest}, which is already applied")
 
 
 async def _apply(connection: AsyncConnection, migration: Migration) -> bool:
@@ -120,32 +140,9 @@ async def _apply(connection: AsyncConnection, migration: Migration) -> bool:
         )
         if await rows.fetchone() is not None:
             return False
-        await _execute(connection, migration.path, migration.statements)
+        await migration.file.execute(connection)
         await connection.execute(
             "insert into supabase_migrations.schema_migrations (version, name, statements) values (%s, %s, %s)",
-            [migration.version, migration.name, [statement.text for statement in migration.statements]],
+            [migration.version, migration.name, migration.statements],
         )
     return True
-
-
-def _read_seed(path: Path) -> list[Statement]:
-    return split_statements(path.read_text()) if path.exists() else []
-
-
-async def _execute(connection: AsyncConnection, path: Path, statements: list[Statement]) -> None:
-    for statement in statements:
-        try:
-            await connection.execute(statement.text.encode())
-        except psycopg.Error as exc:
-            raise MigrationError(_complaint(path, statement, exc)) from exc
-
-
-def _complaint(path: Path, statement: Statement, error: psycopg.Error) -> str:
-    """`file:line: message (SQLSTATE)`, the hint or detail, then the statement's beginning."""
-    line = statement.line
-    if error.diag.statement_position:
-        line = statement.begins + statement.text.count("\n", 0, int(error.diag.statement_position) - 1)
-    told = error.diag.message_primary or str(error)
-    more = [text for text in (error.diag.message_detail, error.diag.message_hint) if text]
-    beginning = statement.text if len(statement.text) <= 400 else f"{statement.text[:400]} ..."
-    return "\n".join([f"{path.name}:{line}: {told} ({error.sqlstate})", *more, beginning])

@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 
 import click
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from local.cli.options import db_url_option
 from local.config import StackConfig
+from local.migrate import Seeding
 from local.migrate import migrate as apply_migrations
 
 
 @click.command()
 @db_url_option
-def migrate(db_url: str) -> int:
+@click.option(
+    "--seed/--no-seed",
+    default=None,
+    show_default="a database on this machine, if it had no migration before",
+    help="Load the seeds that [db.seed] of supabase/config.toml names, or seed.sql, each once.",
+)
+def migrate(db_url: str, *, seed: bool | None) -> int:
     """Apply the migrations that a database lacks.
 
     They are recorded as the Supabase CLI records them, so both can be used on one database.
     """
     try:
-        done = asyncio.run(apply_migrations(db_url, StackConfig().migrations_dir))
+        done = asyncio.run(apply_migrations(db_url, StackConfig().migrations_dir, seeding=_seeding(db_url, seed)))
     except psycopg.OperationalError as error:
         raise click.ClickException(f"The database cannot be reached: {str(error).strip().splitlines()[0]}") from error
     for name in done.applied:
         click.echo(f"Applied {name}")
-    if not done.applied:
+    for name in done.seeded:
+        click.echo(f"Loaded {name}")
+    if not done.applied and not done.seeded:
         click.echo("Nothing to apply: the database is up to date.")
     for name in done.changed:
         click.echo(f"{name} has changed since it was applied; the database keeps what it got then.", err=True)
     return 1 if done.changed else 0
+
+
+def _seeding(db_url: str, wanted: bool | None) -> Seeding:  # noqa: FBT001 - the option's three values
+    if wanted is not None:
+        return "missing" if wanted else "never"
+    return "fresh" if _on_this_machine(db_url) else "never"
+
+
+def _on_this_machine(db_url: str) -> bool:
+    """Whether the database is surely nobody's production: seeds are made up, and have no business there."""
+    try:
+        host = str(conninfo_to_dict(db_url).get("host") or "localhost")
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except (psycopg.ProgrammingError, ValueError):
+        return False

@@ -1,8 +1,14 @@
 -- Schemas, and who gets what in `public` by default.
 create schema if not exists extensions;
-create schema if not exists auth authorization supabase_auth_admin;
-create schema if not exists realtime authorization supabase_admin;
-create schema if not exists storage authorization supabase_storage_admin;
+create schema if not exists auth;
+create schema if not exists realtime;
+create schema if not exists storage;
+-- Not the servers' own roles: `supabase db reset` drops every schema that it does not find to be supabase_admin's.
+alter schema auth owner to supabase_admin;
+alter schema realtime owner to supabase_admin;
+alter schema storage owner to supabase_admin;
+grant all on schema auth to supabase_auth_admin, postgres, dashboard_user;
+grant all on schema storage to supabase_storage_admin, postgres, dashboard_user;
 
 grant usage on schema public to anon, authenticated, service_role;
 grant usage on schema extensions to anon, authenticated, service_role;

@@ -23,25 +23,25 @@ from tests.support.stack import Stack
 SCRIPTS = Path(__file__).parent.parent / "js"
 RUN_SECONDS = 60  # a script that hangs is stopped, so that the test fails and not the session
 
-_MODULES = SCRIPTS / "node_modules"
 _INSTALL = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
 
 
-def install_packages() -> None:
-    """Have the packages of tests/js ready, or skip the test."""
+def install_packages(folder: Path = SCRIPTS) -> Path:
+    """Have the packages that the folder's package.json names ready and return their folder, or skip the test."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    wanted = hashlib.sha256((SCRIPTS / "package.json").read_bytes()).hexdigest()
-    installed = _MODULES / ".installed"
-    _MODULES.mkdir(exist_ok=True)
-    with FileLock(_MODULES / ".lock"):
-        if installed.exists() and installed.read_text() == wanted:
-            return
-        done = subprocess.run(_INSTALL, cwd=SCRIPTS, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"npm cannot install the packages of tests/js: {done.stderr.strip()[-300:]}")
-        installed.write_text(wanted)
+    modules = folder / "node_modules"
+    wanted = hashlib.sha256((folder / "package.json").read_bytes()).hexdigest()
+    installed = modules / ".installed"
+    modules.mkdir(exist_ok=True)
+    with FileLock(modules / ".lock"):
+        if not installed.exists() or installed.read_text() != wanted:
+            done = subprocess.run(_INSTALL, cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"npm cannot install the packages of {folder}: {done.stderr.strip()[-300:]}")
+            installed.write_text(wanted)
+    return modules
 
 
 async def run_script(name: str, stack: Stack, **variables: str) -> Any:

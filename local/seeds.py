@@ -1,0 +1,111 @@
+"""The project's seeds: which files they are, and loading each once.
+
+As the Supabase CLI has it: `[db.seed]` in supabase/config.toml names the files, by default `seed.sql`, and what was
+loaded stands in `supabase_migrations.seed_files`. So either may load a seed and the other knows.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg import AsyncConnection
+from pydantic import BaseModel, Field, ValidationError
+
+from local.sql_files import MigrationError, SqlFile
+
+_TABLE = (
+    "create schema if not exists supabase_migrations;"
+    "create table if not exists supabase_migrations.seed_files (path text primary key, hash text not null)"
+)
+_log = logging.getLogger("local.seeds")
+
+
+class _Seeding(BaseModel):
+    """`[db.seed]` of config.toml. Paths and patterns are relative to the folder `supabase`."""
+
+    enabled: bool = True
+    sql_paths: list[str] = Field(default=["./seed.sql"])
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A file to load. `recorded_as` is its path from the project's folder, the key of its record."""
+
+    path: Path
+    recorded_as: str
+
+    async def load(self, connection: AsyncConnection, *, lock: int) -> bool:
+        """Load it and record that in one transaction under the advisory lock; False if it was loaded before.
+
+        Raises:
+            MigrationError: a statement fails. Nothing of the file stays.
+        """
+        script = SqlFile.read(self.path, name=self.recorded_as)
+        async with connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock(%s)", [lock])
+            await connection.execute(_TABLE)
+            known = await connection.execute(
+                "select from supabase_migrations.seed_files where path = %s", [self.recorded_as]
+            )
+            if await known.fetchone() is not None:
+                return False
+            await script.execute(connection)
+            await connection.execute(
+                "insert into supabase_migrations.seed_files (path, hash) values (%s, %s)",
+                [self.recorded_as, hashlib.sha256(self.path.read_bytes()).hexdigest()],
+            )
+        return True
+
+
+def find_seeds(folder: Path) -> list[Seed]:
+    """Return what the project whose `supabase` folder this is wants loaded, in order, each file once.
+
+    A folder among the paths stands for the SQL files in it. A path that matches nothing is worth a warning, unless
+    the project has none of its own and simply no seed.sql.
+
+    Raises:
+        MigrationError: config.toml cannot be understood.
+    """
+    configured = _configured(folder / "config.toml")
+    seeding = configured or _Seeding()
+    if not seeding.enabled:
+        return []
+    found: dict[str, Seed] = {}
+    for pattern in seeding.sql_paths:
+        paths = [path for match in _matches(folder, pattern) for path in _files(match)]
+        if not paths and configured is not None and "sql_paths" in configured.model_fields_set:
+            _log.warning("No seed matches %r of supabase/config.toml.", pattern)
+        for path in paths:
+            name = Path(os.path.relpath(path, folder.parent)).as_posix()
+            found.setdefault(name, Seed(path, name))
+    return [*found.values()]
+
+
+def _matches(folder: Path, pattern: str) -> list[Path]:
+    return [folder / match for match in sorted(glob.glob(pattern, root_dir=folder, recursive=True))]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.sql")) if path.is_dir() else [path]
+
+
+def _configured(file: Path) -> _Seeding | None:
+    try:
+        content: dict[str, Any] = tomllib.loads(file.read_text())
+        seeding: object = content.get("db", {}).get("seed")
+        return None if seeding is None else _Seeding.model_validate(seeding)
+    except FileNotFoundError:
+        return None
+    except ValidationError as exc:
+        fault = exc.errors()[0]
+        place = ".".join(map(str, ("db", "seed", *fault["loc"])))
+        raise MigrationError(f"supabase/config.toml: {place}: {fault['msg']}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as exc:
+        raise MigrationError(f"supabase/config.toml cannot be understood: {exc}") from exc
