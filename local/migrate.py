@@ -99,14 +99,10 @@ async def migrate(dsn: str, folder: Path, *, seeding: Seeding = "fresh") -> Migr
 
 
 async def _load_seeds(connection: AsyncConnection, folder: Path) -> list[str]:
-    loaded: list[str] = []
     try:
-        for seed in find_seeds(folder):
-            if await seed.load(connection, lock=_LOCK):
-                loaded.append(seed.recorded_as)
+        return [seed.recorded_as for seed in find_seeds(folder) if await seed.load(connection, lock=_LOCK)]
     except MigrationError as exc:
         raise MigrationError(f"{exc}\n{_UNSEEDED}") from exc
-    return loaded
 
 
 async def _recorded(connection: AsyncConnection) -> dict[str, list[str]]:

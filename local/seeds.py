@@ -89,7 +89,8 @@ def find_seeds(folder: Path) -> list[Seed]:
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:
-    return [folder / match for match in sorted(glob.glob(pattern, root_dir=folder, recursive=True))]
+    # Not Path.glob: it takes neither absolute patterns nor `..`.
+    return [folder / match for match in sorted(glob.glob(pattern, root_dir=folder, recursive=True))]  # noqa: PTH207
 
 
 def _files(path: Path) -> list[Path]:
