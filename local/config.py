@@ -58,3 +58,8 @@ class StackConfig:
     @property
     def functions_dir(self) -> Path:
         return self.project_dir / "functions"
+
+    @property
+    def openapi_file(self) -> Path:
+        """The description of the project's functions, if it has one."""
+        return self.project_dir / "docs" / "openapi.json"

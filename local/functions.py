@@ -49,7 +49,7 @@ def build(services: Services, apps: Mapping[str, ASGIApp] | None = None) -> Part
             watch = asyncio.create_task(_reload_on_change(router, config))
             cleanup.push_async_callback(_cancel, watch)
 
-    return Part([Mount(PREFIX, router)], start, cleanup.aclose)
+    return Part([Mount(PREFIX, router)], start, cleanup.aclose, needs_database=False, members=router.members)
 
 
 def environment(services: Services) -> dict[str, str]:
@@ -78,6 +78,10 @@ class FunctionRouter:
     def __init__(self) -> None:
         self.apps: dict[str, ASGIApp] = {}
 
+    def members(self) -> dict[str, str | None]:
+        """The functions by name, with why one could not start."""
+        return {name: app.reason if isinstance(app, _NotStarted) else None for name, app in self.apps.items()}
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         root: str = scope["root_path"]
         name = scope["path"].removeprefix(root).strip("/").split("/", 1)[0]
@@ -87,6 +91,14 @@ class FunctionRouter:
             await app(scope, receive, send)
             return
         await app({**scope, "root_path": f"{root}/{name}"}, receive, send)
+
+
+class _NotStarted(JSONResponse):
+    """Stands for a function that could not be imported."""
+
+    def __init__(self, error: Exception) -> None:
+        self.reason = f"It could not be imported: {type(error).__name__}: {error}"
+        super().__init__({"code": "BOOT_ERROR", "message": "Function failed to start (please check logs)"}, 503)
 
 
 @contextmanager
@@ -135,9 +147,9 @@ def _load(path: Path) -> ASGIApp:
     try:
         spec.loader.exec_module(module)
         return _app_of(module)
-    except Exception:  # noqa: BLE001 - whatever a function does at import is its own failure
+    except Exception as exc:  # noqa: BLE001 - whatever a function does at import is its own failure
         _log.exception("function.failed_to_start name=%s", path.parent.name)
-        return JSONResponse({"code": "BOOT_ERROR", "message": "Function failed to start (please check logs)"}, 503)
+        return _NotStarted(exc)
 
 
 def _app_of(module: ModuleType) -> ASGIApp:

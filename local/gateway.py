@@ -20,9 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local import auth, functions, realtime, rest, storage
 from local.config import StackConfig
-from local.face import face
+from local.face import face_routes
 from local.keys import Keys
 from local.services import Services
+from local.status import StatusReader
 
 # Links from mails and identity providers: no client of ours made them, so no key is in them.
 _WITHOUT_KEY = ("/auth/v1/verify", "/auth/v1/callback", "/auth/v1/authorize")
@@ -52,28 +53,28 @@ def build_gateway(
     project's functions, by name.
     """
     services, outbox = Services.of(config, database_url), auth.Outbox()
-    parts = [
-        rest.build(services),
-        auth.build(services, outbox),
-        realtime.build(services),
-        storage.build(services),
-        functions.build(services, functions_apps),
-    ]
+    parts = {
+        "rest": rest.build(services),
+        "auth": auth.build(services, outbox),
+        "realtime": realtime.build(services),
+        "storage": storage.build(services),
+        "functions": functions.build(services, functions_apps),
+    }
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(services.lifespan())
-            for part in parts:
+            for part in parts.values():
                 stack.push_async_callback(part.stop)
                 await part.start()
             yield
 
     app = Starlette(
         routes=[
-            Route("/", face(config, services.keys)),
+            *face_routes(StatusReader(services, parts, outbox)),
             Route("/health", _health),
-            *(route for part in parts for route in part.routes),
+            *(route for part in parts.values() for route in part.routes),
         ],
         middleware=[Middleware(CorsHeaders), Middleware(KeySwap, keys=services.keys)],
         exception_handlers={404: _no_route},

@@ -8,7 +8,7 @@ It opens nothing when built; `start` and `stop` run inside the gateway's lifespa
 from __future__ import annotations
 
 import select
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -29,13 +29,28 @@ async def _nothing() -> None:
     """Stands for the start or stop of a part that needs none."""
 
 
+def _no_trouble() -> str | None:
+    return None
+
+
+def _no_members() -> Mapping[str, str | None]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One service behind the gateway. Its routes carry their full path (`/rest/v1/...`)."""
+    """One service behind the gateway. Its routes carry their full path (`/rest/v1/...`).
+
+    What is wrong is one sentence for the person at the terminal, or None: `trouble` tells it of the part, beyond a
+    database that is away; `members` of each thing that it serves under a name of its own.
+    """
 
     routes: list[BaseRoute]
     start: Callable[[], Awaitable[None]] = _nothing
     stop: Callable[[], Awaitable[None]] = _nothing
+    needs_database: bool = True
+    trouble: Callable[[], str | None] = _no_trouble
+    members: Callable[[], Mapping[str, str | None]] = _no_members
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
+from pydantic import ValidationError
 
 from local.config import StackConfig
 from local.errors import StackError
 from local.keys import Keys
 from local.postgres import PostgresServer, holds_cluster
 from local.state import StackState
+from local.status import Status
 
+ANSWER_SECONDS = 10
 START_SECONDS = 60
 STOP_SECONDS = 20
 _POLL_SECONDS = 0.02
@@ -102,6 +106,21 @@ def status(config: StackConfig) -> StackConfig | None:
     """The config of the stack that runs over the data directory, with its real ports, or None."""
     state = _state(config)
     return replace(config, host=state.host, port=state.port, db_port=state.db_port) if state else None
+
+
+def health(config: StackConfig) -> Status:
+    """Ask a running stack how it is.
+
+    Raises:
+        StackError: its process is there, and its gateway does not answer as one.
+    """
+    try:
+        # No proxy: what it would lead to is not this machine.
+        with httpx.Client(timeout=ANSWER_SECONDS, trust_env=False) as client:
+            answer = client.get(config.api_url, headers={"Accept": "application/json"})
+        return Status.model_validate_json(answer.content)
+    except (httpx.HTTPError, ValidationError) as exc:
+        raise StackError(f"A stack runs over {config.data_dir}, but {config.api_url} does not answer.") from exc
 
 
 def status_env(config: StackConfig, keys: Keys | None = None) -> str:

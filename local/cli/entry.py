@@ -28,7 +28,7 @@ COMMANDS = {
 }
 EXIT_CODES = (
     "Exit codes: 0 it worked; 1 it failed, and one sentence says why; 2 the options are wrong, or it was refused "
-    "before it began; 130 it was interrupted."
+    "before it began; 3 the stack that was asked about does not run, or not all of it; 130 it was interrupted."
 )
 
 

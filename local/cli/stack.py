@@ -14,7 +14,15 @@ from local import stack as background
 from local.auth_settings import AuthSettings
 from local.cli.hosting import hosted_stack
 from local.cli.options import AUTH_HELP, data_dir_option, stack_options
+from local.cli.status_table import status_table
 from local.config import StackConfig
+from local.errors import StackError
+
+
+class _NotWell(click.ClickException):
+    """What was asked about does not run."""
+
+    exit_code = 3  # as init scripts have it
 
 
 @click.group(invoke_without_command=True, epilog=AUTH_HELP)
@@ -54,12 +62,31 @@ def stop(data_dir: Path) -> None:
 
 @stack.command()
 @data_dir_option
-def status(data_dir: Path) -> None:
-    """Print URLs and keys; exit code 1 if it does not run."""
-    running = background.status(StackConfig(data_dir=data_dir))
-    if running is None:
-        raise click.ClickException(f"No stack runs over {data_dir}.")
-    click.echo(background.status_env(running), nl=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "env", "json"]),
+    default="table",
+    show_default=True,
+    help="env prints URLs and keys alone, for a shell; json is what `/` answers.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
+def status(data_dir: Path, output: str, *, as_json: bool) -> int:
+    """Print URLs, keys, services and the last mails; exit code 3 if it does not run, or not all of it."""
+    config = background.status(StackConfig(data_dir=data_dir))
+    if config is None:
+        raise _NotWell(f"No stack runs over {data_dir}.")
+    try:
+        found = background.health(config)
+    except StackError as error:
+        raise _NotWell(str(error)) from error
+    if as_json or output == "json":
+        click.echo(found.model_dump_json(indent=2))
+    elif output == "env":
+        click.echo(background.status_env(config), nl=False)
+    else:
+        click.echo(status_table(found), nl=False)
+    return 0 if found.healthy else _NotWell.exit_code
 
 
 @stack.command()

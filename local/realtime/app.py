@@ -60,6 +60,7 @@ def build(services: Services) -> Part:
         ],
         start=realtime.start,
         stop=realtime.stop,
+        trouble=realtime.trouble,
     )
 
 

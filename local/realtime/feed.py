@@ -58,6 +58,11 @@ class Feed:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
+    @property
+    def is_down(self) -> bool:
+        """Whether somebody listens and nothing can come."""
+        return self._wanted.is_set() and not self._live.is_set()
+
     def enter(self) -> None:
         """Count one more listener."""
         self._listeners += 1

@@ -52,6 +52,9 @@ class Realtime:
     async def stop(self) -> None:
         await self.feed.stop()
 
+    def trouble(self) -> str | None:
+        return "The stream of changes is down; it is opened again and again." if self.feed.is_down else None
+
     async def subscribe(self, channel: Channel) -> None:
         """Register the channel's requests for row changes, and tell it how that went."""
         if not channel.requests:
