@@ -158,7 +158,7 @@ class StatusReader:
         }
         if config.openapi_file.exists():
             links["OpenAPI of the functions"] = f"{config.api_url}{OPENAPI_PATH}"
-        return {**links, "Documentation of Supabase": "https://supabase.com/docs"}
+        return {**links, "Supabase's documentation": "https://supabase.com/docs"}
 
 
 async def _facts(url: str) -> TupleRow:

@@ -40,6 +40,18 @@ def test_new_tables_are_closed_to_the_api_until_granted(connection, role):
             connection.execute("select from public.secrets")
 
 
+async def test_the_platforms_schemas_are_such_as_the_clis_reset_leaves_alone(database_url, connection):
+    owners = """
+        select nspname, nspowner::regrole::text from pg_namespace where nspname in ('auth', 'realtime', 'storage')
+        order by 1
+    """
+    kept = [(name, "supabase_admin") for name in ("auth", "realtime", "storage")]
+    assert connection.execute(owners).fetchall() == kept
+    connection.execute("alter schema auth owner to supabase_auth_admin")  # as in a data directory of an older stack
+    await apply_platform(database_url)
+    assert connection.execute(owners).fetchall() == kept
+
+
 def test_policies_see_who_calls(connection):
     user = "7f0c6f0a-6c1d-4f5c-9d63-0d6f5f9f1c11"
     with connection.transaction():
