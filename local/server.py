@@ -98,6 +98,8 @@ async def prepare_database(database_url: str, migrations_dir: Path) -> None:
     """Apply the platform and the project's migrations."""
     await apply_platform(database_url)
     done = await migrate(database_url, migrations_dir)
+    if done.seeded:
+        _log.info("stack.seeded files=%s", ",".join(done.seeded))
     if done.changed:
         _log.warning(
             "These migrations changed after they were applied, and the database still has the old ones: %s. "

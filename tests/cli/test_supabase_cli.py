@@ -16,6 +16,8 @@ from local.migrate import migrate
 from local.server import running_stack
 from tests.cli.supabase_cli import Project, copy_migrations, new_project
 
+pytestmark = pytest.mark.timeout(600)  # the first test may have to fetch the CLI, and it is large
+
 SEED = "insert into notes values (1, 'a; b');\n"
 NOTES = "create table public.notes (id int primary key, body text);\nalter table notes enable row level security;\n"
 

@@ -105,7 +105,7 @@ async def test_json_is_for_who_asks_for_it_and_the_page_for_everybody_else(clien
     assert status.healthy
     assert status.keys["Secret key"] == KEYS.secret_key
     assert status.database.connections is not None
-    assert {service.name for service in status.services} >= {"rest", "auth", "realtime", "functions"}
+    assert {service.name for service in status.services} >= {"rest", "auth", "realtime", "storage", "functions"}
 
 
 async def test_the_links_lead_somewhere(client):
