@@ -13,6 +13,7 @@ from typing import Final, TypeVar, cast
 import orjson
 
 from shared.redaction import names, patterns
+from shared.redaction.escapes import without_json_escapes
 from shared.redaction.forms import SHORTEST
 from shared.redaction.known import KnownValues
 from shared.redaction.marks import MARK, Span, joined, masked
@@ -78,7 +79,7 @@ class Redactor:
     def _is_suspect(self, raw: bytes) -> bool:
         if len(raw) >= _SHORTEST_DOCUMENT and patterns.compiled(_SUSPECT).search(raw) is not None:
             return True
-        return bool(self._known) and self._known.found_in(raw.decode())
+        return bool(self._known) and self._known.found_in(without_json_escapes(raw.decode()))
 
     def _walked(self, value: object) -> object:
         if isinstance(value, str):
@@ -87,10 +88,35 @@ class Redactor:
             members = cast("dict[str, object]", value)
             return {self.text(name): self._member(name, member) for name, member in members.items()}
         if isinstance(value, list):
-            return [self._walked(item) for item in cast("list[object]", value)]
-        if isinstance(value, int | float) and not isinstance(value, bool) and self._known.found_in(str(value)):
+            return self._walked_items(cast("list[object]", value))
+        if _is_number(value) and self._known.found_in(str(value)):
             return MARK
         return value
+
+    def _walked_items(self, items: list[object]) -> list[object]:
+        """The items, each by itself once what stands in several of them together is hidden."""
+        if not self._known or len(items) == 1:
+            return [self._walked(item) for item in items]
+        texts = [item if isinstance(item, str) else str(item) if _is_number(item) else "" for item in items]
+        spans = self._known.spans("\n".join(texts))
+        shown: list[object] = []
+        at = passed = 0
+        for item, text in zip(items, texts, strict=True):
+            end = at + len(text)
+            here: list[Span] = []
+            while passed < len(spans) and spans[passed][0] < end:
+                start, until = spans[passed]
+                if until > at:
+                    here.append((max(start, at) - at, min(until, end) - at))
+                if until > end:
+                    break  # it goes on in the next item
+                passed += 1
+            if not here:
+                shown.append(self._walked(item))
+            else:
+                shown.append(patterns.redacted(masked(text, here)) if isinstance(item, str) else MARK)
+            at = end + 1
+        return shown
 
     def _member(self, name: str, value: object) -> object:
         if not names.is_secret_name(name):
@@ -103,6 +129,10 @@ class Redactor:
         if not isinstance(value, str):
             return self._walked(value)
         return value if not value or patterns.is_placeholder(value) else MARK
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _by_shape: Final = Redactor()

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shared.redaction import patterns
+from shared.redaction.escapes import levels
 from shared.redaction.known import undecided_from
+from shared.redaction.marks import Span
 
 if TYPE_CHECKING:
     from shared.redaction.redactor import Redactor
@@ -52,8 +54,9 @@ class StreamRedactor:
         if not self._redactor.knows_any:
             return _tail_of(held)
         known = self._redactor.known_spans(held)
+        escapes = [span for level in levels(held) for span in level.escapes()]
         cut = _tail_of(held[: undecided_from(held)])
-        while (across := next((start for start, end in known if start < cut <= end), None)) is not None:
+        while (across := _across(cut, known, escapes)) is not None:
             cut = _tail_of(held[:across])
         return cut
 
@@ -68,6 +71,13 @@ class StreamRedactor:
         if end - start > 2 * KEPT:
             self._held = held[: start + KEPT] + held[end - KEPT :]
         return start
+
+
+def _across(cut: int, known: list[Span], escapes: list[Span]) -> int | None:
+    """Where something begins that may not be parted here; what is hidden on either side of a cut would be one mark."""
+    inside = [start for start, end in known if start < cut <= end]
+    inside += [start for start, end in escapes if start < cut < end]
+    return min(inside, default=None)
 
 
 def _tail_of(text: str) -> int:
