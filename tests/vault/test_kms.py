@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -164,6 +165,59 @@ async def test_a_data_key_is_forgotten_after_five_minutes():
     clock.now = MAX_SECONDS
     await keys.unwrap(wrapped, 1, BINDING)
     assert counted.unwrapped == 2
+
+
+@pytest.mark.parametrize("moved", ["now", "wall"])
+async def test_a_data_key_is_forgotten_by_whichever_clock_comes_first(moved: str):
+    counted, clocks = CountedKeys({1: b"k" * 32}), {"now": Clock(), "wall": Clock()}
+    keys = CachedKeys(counted, **clocks)
+    wrapped = await keys.wrap(b"d" * 32, 1, BINDING)
+    await keys.unwrap(wrapped, 1, BINDING)
+
+    clocks[moved].now = MAX_SECONDS  # a machine that sleeps stops its monotonic clock; somebody sets the other one
+    await keys.unwrap(wrapped, 1, BINDING)
+
+    assert counted.unwrapped == 2
+
+
+async def test_a_wall_clock_set_back_does_not_lengthen_a_data_keys_life():
+    counted, now, wall = CountedKeys({1: b"k" * 32}), Clock(), Clock()
+    keys = CachedKeys(counted, now=now, wall=wall)
+    wrapped = await keys.wrap(b"d" * 32, 1, BINDING)
+    await keys.unwrap(wrapped, 1, BINDING)
+
+    wall.now = -1000.0
+    await keys.unwrap(wrapped, 1, BINDING)
+
+    assert counted.unwrapped == 2
+
+
+async def test_an_idle_process_forgets_its_data_keys(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shared.vault.cache.MAX_SECONDS", 0.05)
+    keys = CachedKeys(LocalKeys({1: b"k" * 32}))
+    await keys.unwrap(await keys.wrap(b"d" * 32, 1, BINDING), 1, BINDING)
+    assert len(keys) == 1
+
+    await until_empty(keys)
+
+    assert len(keys) == 0
+
+
+def test_data_keys_are_forgotten_also_where_each_call_has_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("shared.vault.cache.MAX_SECONDS", 0.05)
+    keys = CachedKeys(LocalKeys({1: b"k" * 32}))
+    wrapped = asyncio.run(keys.wrap(b"d" * 32, 1, BINDING))
+    asyncio.run(keys.unwrap(wrapped, 1, BINDING))
+
+    asyncio.run(until_empty(keys))
+
+    assert len(keys) == 0
+
+
+async def until_empty(keys: CachedKeys) -> None:
+    async with asyncio.timeout(10):
+        while len(keys):  # noqa: ASYNC110 - a thread forgets them
+            await asyncio.sleep(0)
 
 
 async def test_what_is_remembered_serves_its_own_binding_only():
