@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Final, cast
 
 import orjson
@@ -22,6 +23,8 @@ NODES: Final = 200
 ID_CHARACTERS: Final = 200  # Flowise's are UUIDs, and names of nodes with a number
 LABEL_CHARACTERS: Final = 200
 PROMPT_CHARACTERS: Final = 4_000
+DEPTH: Final = 32  # levels of a part; a step's output takes 64, and people read fewer
+TOO_DEEP: Final = "[nested too deep]"
 
 # Flowise's names, which are the output's too: who knows Flowise knows the output.
 LISTS: Final = ("sourceDocuments", "usedTools", "artifacts", "fileAnnotations", "agentReasoning")
@@ -125,13 +128,26 @@ class Answer:
         kept: list[Json] = []
         size = 0
         for item in value[:PART_ITEMS]:
-            size += _size(item)
+            shallow, written = _storable(item, DEPTH - 1)
+            size += written
             if size > PART_BYTES:
                 break
-            kept.append(item)
+            kept.append(shallow)
+            if shallow is not item:
+                self.cut.add(name)
         if len(kept) < len(value):
             self.cut.add(name)
         self.lists[name] = kept
+
+    def add_json(self, data: Json) -> None:
+        """Take the structured answer, if there is one."""
+        if data is None:
+            return
+        shallow, written = _storable(data, DEPTH)
+        if written <= PART_BYTES:
+            self.json = shallow
+        if self.json is not data:
+            self.cut.add("json")
 
     def _add_node(self, data: JsonObject) -> None:
         node_id = _id(data.get("nodeId"))
@@ -215,11 +231,7 @@ def from_body(body: Mapping[str, Json]) -> Answer:
             answer.add(Event(name, body[name]))
     answer.add(Event("agentFlowExecutedData", body.get("agentFlowExecutedData")))
     answer.add(Event("metadata", {**body}))
-    structured = body.get("json")
-    if structured is not None and _size(structured) <= PART_BYTES:
-        answer.json = structured
-    elif structured is not None:
-        answer.cut.add("json")
+    answer.add_json(body.get("json"))
     return answer
 
 
@@ -269,9 +281,29 @@ def _id(value: Json) -> str | None:
     return text if text is not None and len(text) <= ID_CHARACTERS else None
 
 
-def _size(value: Json) -> int:
-    """Of the value as JSON; more than any bound where it is nested deeper than can be written."""
+def _storable(value: Json, levels: int) -> tuple[Json, int]:
+    """The value down to so many levels, and its size as JSON."""
     try:
-        return len(orjson.dumps(value))
-    except TypeError:
-        return PART_BYTES + 1
+        raw = orjson.dumps(value)
+    except TypeError:  # nested deeper than can be written
+        pass
+    else:
+        if len(raw) > PART_BYTES or raw.count(b"[") + raw.count(b"{") <= levels:
+            return value, len(raw)  # left out, or not worth a walk
+    shallow = _shallow(value, levels)
+    return shallow, len(orjson.dumps(shallow))
+
+
+def _shallow(value: Json, levels: int) -> Json:
+    """The value with what is nested deeper than so many levels said to be; the very same where nothing is."""
+    if isinstance(value, dict):
+        if levels == 0:
+            return TOO_DEEP
+        members = {name: _shallow(member, levels - 1) for name, member in value.items()}
+        return value if all(map(is_, members.values(), value.values())) else members
+    if isinstance(value, list):
+        if levels == 0:
+            return TOO_DEEP
+        items = [_shallow(item, levels - 1) for item in value]
+        return value if all(map(is_, items, value)) else items
+    return value
