@@ -57,6 +57,7 @@ class Turn:
         asks: An agentflow stops for a person; the next prediction of the session answers.
         seconds_a_word: How long the model takes for each.
         status: Another HTTP status than Flowise's own, as of a gateway before it, with `fails` as its text.
+        reached: The flow has answered all the same, and the gateway lost it.
     """
 
     text: str | Callable[[ModelCall], str] = "Hello from the flow"
@@ -70,6 +71,7 @@ class Turn:
     feedback: bool = False
     seconds_a_word: float = 0.0
     status: int = 200
+    reached: bool = False
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     raw: bytes | None = None
     loses_answer: bool = False

@@ -150,6 +150,9 @@ class FlowiseServer(Lookups):
         if turn.raw is not None:
             return Response(turn.raw, turn.status, turn.headers)
         if turn.status != 200:
+            talk = self._begin(flow, turn, body) if turn.reached else None
+            if isinstance(talk, Talk):
+                await self._work(talk, lambda _: None)
             return HTMLResponse(turn.fails or "", turn.status, turn.headers)
         talk = self._begin(flow, turn, body)
         if isinstance(talk, str):

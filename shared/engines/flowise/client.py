@@ -151,7 +151,7 @@ class FlowiseClient:
         """Ask, and wait for the whole answer.
 
         Raises:
-            AnswerLost: the connection broke after the request was sent.
+            AnswerLost: the connection broke after the request was sent, or a gateway lost the answer.
             UpstreamTimeout: the flow took longer than it may; it goes on at the server.
             AppError: see `failures`.
         """
@@ -320,7 +320,7 @@ class FlowiseClient:
         if response.status_code == 200:
             return response
         try:
-            raise await _refusal(response)
+            raise await _refusal(response, starts=starts)
         finally:
             await response.aclose()
 
@@ -362,7 +362,7 @@ async def _next_event(incoming: AsyncGenerator[Event]) -> Event:
         raise _broken(starts=True) from None
 
 
-async def _refusal(response: httpx.Response) -> AppError:
+async def _refusal(response: httpx.Response, *, starts: bool) -> AppError:
     body = b""
     with suppress(UpstreamBusy, NotFlowise):  # the status alone says enough
         body = await _read(response, ERROR_BYTES, starts=False)
@@ -374,7 +374,7 @@ async def _refusal(response: httpx.Response) -> AppError:
             text = next((value for name in ("message", "error") if isinstance(value := fields.get(name), str)), "")
     elif response.status_code < 400:
         return _no_api()
-    return failure(text, status=response.status_code, headers=response.headers)
+    return failure(text, status=response.status_code, headers=response.headers, starts=starts)
 
 
 async def _read(response: httpx.Response, limit: int, *, starts: bool) -> bytes:

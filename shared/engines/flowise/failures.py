@@ -79,7 +79,7 @@ class InjectionDenied(UpstreamRefused):
 
 
 class AnswerLost(Upstream):
-    """The connection broke after the request was sent: the flow may be running, or have answered."""
+    """The answer was lost after the request was sent: the flow may be running, or have answered."""
 
     code = "answer_lost"
 
@@ -99,9 +99,12 @@ _MODEL_AWAY = re.compile(
 
 
 def failure(  # noqa: PLR0911 - one return for each thing it can mean
-    message: str, *, status: int = 500, headers: Mapping[str, str] | None = None
+    message: str, *, status: int = 500, headers: Mapping[str, str] | None = None, starts: bool = True
 ) -> AppError:
-    """The error of ours that an answer of this status and message is; an error in a stream has status 500."""
+    """The error of ours that an answer of this status and message is; an error in a stream has status 500.
+
+    `starts`: the request may have started something at the server.
+    """
     excerpt = without_keys(message)[:_EXCERPT_CHARACTERS] or None
     if status == 429:
         return UpstreamBusy(
@@ -109,9 +112,10 @@ def failure(  # noqa: PLR0911 - one return for each thing it can mean
             details=excerpt,
             retry_after_seconds=retry_after(headers or {}),
         )
-    if status in {408, 504}:
-        return AnswerLost("A gateway before Flowise gave up waiting for the flow.", details=excerpt)
-    if status in {502, 503}:
+    if status in {408, 502, 504} and starts:
+        # What a gateway says whose server broke off or was silent: it may have passed the request on.
+        return AnswerLost("A gateway before Flowise lost the flow's answer.", details=excerpt)
+    if status in {408, 502, 503, 504}:
         return UpstreamBusy(
             "Flowise is busy or not running.", details=excerpt, retry_after_seconds=retry_after(headers or {})
         )

@@ -227,6 +227,31 @@ async def test_what_broke_before_a_word_is_asked_again_under_another_chat_id(flo
     assert len({one.body["chatId"] for one in flowise.predictions}) == 3
 
 
+@pytest.mark.parametrize("status", [502, 504])
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_answer_that_a_gateway_lost_is_read_from_the_server(
+    flowise: FlowiseServer, *, status: int, streaming: bool
+) -> None:
+    flow = flowise.chatflow(Turn("paid for", status=status, reached=True), Turn("paid twice"))
+    run = drive(flowise, flow, servers=IMPATIENT, streaming=streaming)
+
+    output = (await run.finish()).output
+
+    assert (output["text"], output["recovered"]) == ("paid for", True)
+    assert len(flowise.predictions) == 1
+
+
+async def test_what_a_gateway_never_passed_on_is_looked_for_and_then_asked_again(flowise: FlowiseServer) -> None:
+    lost = Turn(status=502)
+    run = drive(flowise, flowise.chatflow(lost, lost, Turn("third")), servers=IMPATIENT)
+
+    output = (await run.finish()).output
+
+    assert output["text"] == "third"
+    assert len({one.body["chatId"] for one in flowise.predictions}) == 3
+    assert "chatmessage" in "".join(one.path for one in flowise.requests)
+
+
 async def test_three_broken_tries_are_the_end(flowise: FlowiseServer) -> None:
     broken = Turn(breaks=True, loses_answer=True)
     run = drive(flowise, flowise.chatflow(broken, broken, broken, Turn()), servers=IMPATIENT)

@@ -32,7 +32,7 @@ CASES = [
     (403, "This site is not allowed to access this chatbot", "flowise_key_refused", False),
     (413, "request entity too large", "upstream_refused", False),
     (429, "Slow down", "upstream_busy", True),
-    (502, "<html>Bad Gateway", "upstream_busy", True),
+    (502, "<html>Bad Gateway", "answer_lost", False),
     (503, "", "upstream_busy", True),
     (504, "", "answer_lost", False),
     (408, "", "answer_lost", False),
@@ -44,6 +44,13 @@ def test_each_failure_has_its_code(status: int, message: str, code: str, *, retr
     error = failure(message, status=status)
 
     assert (error.code, error.retryable) == (code, retryable)
+
+
+@pytest.mark.parametrize("status", [408, 502, 504])
+def test_a_gateway_that_gives_up_on_what_starts_nothing_is_asked_again(status: int) -> None:
+    error = failure("", status=status, starts=False)
+
+    assert (error.code, error.retryable) == ("upstream_busy", True)
 
 
 def test_the_server_says_when_to_come_back() -> None:
