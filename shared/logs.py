@@ -34,12 +34,18 @@ _plain_format = logging.Formatter()
 _redacting = _Redacting()
 
 
+def logger(name: str) -> logging.Logger:
+    """The standard library's logger, whose records are redacted also for handlers that are not ours: Lambda's, pytest's."""
+    named = logging.getLogger(name)
+    named.addFilter(_redacting)
+    return named
+
+
 class Log:
     """A named logger of events. Cheap to make; make one a module."""
 
     def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
-        self._logger.addFilter(_redacting)  # for handlers that are not ours: Lambda's, the test runner's
+        self._logger = logger(name)
 
     def debug(self, event: str, **fields: Field) -> None:
         self._write(logging.DEBUG, event, fields)

@@ -126,6 +126,7 @@ with config as (
   where n.nspname = any((select schemas from exposed)::name[])
     and p.prokind = 'f'
     and p.prorettype not in ('pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
+  order by n.nspname, p.proname, p.pronargs, p.oid
 ), representations as (
   select json_build_object(
     'source', pg_catalog.format_type(k.castsource, null),

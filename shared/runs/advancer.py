@@ -9,7 +9,6 @@ the guilty item stands alone; one that waits for a lock or for time is then trie
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from typing import Final
 
 from shared.crash_points import crash_point
 from shared.errors import AppError, DatabaseUnavailable
+from shared.logs import logger
 from shared.runs.backoff import backoff_seconds
 from shared.runs.models import RunId
 from shared.runs.store import RunStore
 from shared.runs.text import json_bytes
 from shared.runs.transitions import Advance, Advanced
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_BATCH: Final = 100  # items a call
 CALLS: Final = 2  # in flight: what one group of runs does between two calls overlaps with the other group's call

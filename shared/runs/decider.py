@@ -6,11 +6,11 @@ as what its steps leave behind is.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+from shared.logs import logger
 from shared.redaction import Redactor
 from shared.runs.engine import Decision, Engine
 from shared.runs.models import Records, RunView, Step, StepResult
@@ -19,7 +19,7 @@ from shared.runs.results import Results
 from shared.runs.snapshots import Snapshots
 from shared.runs.transitions import Advance
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Decider:

@@ -8,13 +8,13 @@ first, and nothing counts that was not committed under the run's lease.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import replace
 from typing import Any, assert_never
 from uuid import UUID, uuid4
 
 from shared.crash_points import crash_point
 from shared.errors import AppError
+from shared.logs import logger
 from shared.redaction import Redactor
 from shared.runs.backoff import patiently
 from shared.runs.bounds import refusal_of_output, refusal_of_start
@@ -29,7 +29,7 @@ from shared.runs.snapshots import Snapshots
 from shared.runs.status import RunStatus
 from shared.runs.transitions import Advance, Advanced, FinishStep, StartStep
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Execution:

@@ -7,12 +7,12 @@ lost reply loses neither.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
+from shared.logs import logger
 from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome
 from shared.runs.models import NewLog, Step, StepError
@@ -20,7 +20,7 @@ from shared.runs.performer import Meter, unknown_outcome
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.transitions import FinishStep
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Performance = Callable[[Step, Meter], Coroutine[Any, Any, Outcome]]
 INTERRUPT_SECONDS: Final = 10.0  # what a cancelled step may take to go; after that nobody waits for it

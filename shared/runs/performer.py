@@ -7,7 +7,6 @@ a step goes through its run's redactor, which hears of every secret before the s
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -23,6 +22,7 @@ from shared.errors import (
     RetryLater,
     UpstreamTimeout,
 )
+from shared.logs import logger
 from shared.redaction import Redactor
 from shared.runs.backoff import patiently
 from shared.runs.bounds import recordable
@@ -33,7 +33,7 @@ from shared.runs.redacted import redacted_line
 from shared.runs.results import Results
 from shared.runs.transitions import Delta
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 LIVE_LINES: Final = 500  # what one attempt may write into the log while it goes on

@@ -6,18 +6,18 @@ is done without, and the run is opened from all of its results.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from typing import Any, Final, cast
 
 import orjson
 
+from shared.logs import logger
 from shared.runs.engine import Engine, Snapshotting
 from shared.runs.models import RunId, RunView
 from shared.runs.text import storable
 from shared.runs.transitions import TakenSnapshot
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 SNAPSHOT_BYTES: Final = 32 * 1024  # of lean JSON; SQL checks twice of that, because its JSON is wider
 SNAPSHOT_STEPS: Final = 50

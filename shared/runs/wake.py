@@ -6,13 +6,14 @@ LISTEN where there is a direct connection; otherwise the poll alone. Missing a w
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from typing import Final, Protocol
 
 import psycopg
 
-log = logging.getLogger(__name__)
+from shared.logs import logger
+
+log = logger(__name__)
 
 CHANNEL: Final = "runbase_runs"
 RECONNECT_SECONDS: Final = 1.0

@@ -7,7 +7,6 @@ holds nothing that a restart would lose: whatever it was doing, its rows say so.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections import Counter
@@ -18,6 +17,7 @@ from uuid import UUID, uuid4
 
 from shared.crash_points import crash_point
 from shared.errors import AppError, DatabaseUnavailable, Forbidden, Unauthenticated
+from shared.logs import logger
 from shared.runs.advancer import Advancer
 from shared.runs.backoff import backoff_seconds
 from shared.runs.deltas import Deltas
@@ -30,7 +30,7 @@ from shared.runs.store import RunStore
 from shared.runs.transitions import Advance, Advanced, Delta
 from shared.runs.wake import NoWake, Wake
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 TICK_SECONDS: Final = 0.2  # deltas at most five a second, tails of log lines soon after their burst
 MAX_CLAIM: Final = 100

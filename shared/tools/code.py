@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from shared.logs import logger
 from shared.runs.models import Effect, JsonObject, NewArtifact
 from shared.tools.names import ArtifactName
 from shared.tools.sandbox import Limits, Outcome, SandboxUnavailable, run_python
@@ -22,7 +22,7 @@ _STDOUT_SHOWN = 10 * 1024  # of the 16 KB that a result may have
 _STDERR_SHOWN = 4 * 1024
 _WAIT_SECONDS = 20.0  # for a turn when all sandboxes are busy, and for starting one
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 
 def _within_bound(text: str) -> str:

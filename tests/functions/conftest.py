@@ -14,15 +14,33 @@ from tests.support.canaries import leaks_in
 from tests.support.stack import Stack
 
 
+class Overheard(httpx.AsyncByteStream):
+    """An answer as it comes, in which keys are looked for."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, leaks: list[str]) -> None:
+        self._stream = stream
+        self._leaks = leaks
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        before = b""
+        async for chunk in self._stream:
+            self._leaks.extend(leaks_in(before + chunk))
+            before = chunk[-100:]
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 @pytest.fixture
 async def http(stack: Stack) -> AsyncGenerator[httpx.AsyncClient]:
     """A client that hears no key in any answer."""
     heard: list[str] = []
 
     async def listen(response: httpx.Response) -> None:
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            heard.extend(leaks_in(await response.aread()))
         heard.extend(leaks_in(str(response.headers)))
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = Overheard(response.stream, heard)
 
     async with httpx.AsyncClient(base_url=stack.url, timeout=30, event_hooks={"response": [listen]}) as client:
         yield client

@@ -14,6 +14,7 @@ from functions.agent_status import cursor as cursors
 from tests.functions.history import member
 from tests.functions.test_agents import account_of, act, make, start
 from tests.functions.visitor import Visitor
+from tests.support.rest import configure_rest
 from tests.support.runs import connect, new_person
 from tests.support.stack import Stack
 
@@ -84,9 +85,9 @@ async def test_a_cursors_time_is_the_same_in_any_zone(owner: Visitor):
 
 
 @pytest.fixture
-def two_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_rows_at_most(database_url: str) -> None:
     """A project whose REST interface gives fewer rows than were asked for (its setting max-rows)."""
-    monkeypatch.setattr("local.rest.relation_plans.MAX_ROWS", 2)
+    configure_rest(database_url, db_max_rows="2")
 
 
 @pytest.mark.usefixtures("two_rows_at_most")

@@ -258,12 +258,11 @@ async def test_a_crash_that_quotes_the_key_tells_nobody(
         await work(database, ListEngine(steps(1, max_attempts=1), crash))
     finally:
         logging.getLogger().removeHandler(handler)
-        caplog.clear()
 
     crashed = [line for line in lines if "step.crashed" in line]
     assert len(crashed) == 2
     assert all("RuntimeError" in line and MARK in line for line in crashed)
-    assert leaks_in("\n".join(lines)) == []
+    assert leaks_in("\n".join([*lines, caplog.text])) == []
     assert leaks_in(await written(database_url, run_id)) == []
 
 

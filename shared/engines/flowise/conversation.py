@@ -8,7 +8,6 @@ shown to viewers is never asked for again in the same attempt.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from shared.engines.flowise.config import Asked
 from shared.engines.flowise.failures import AnswerLost, FlowAborted, FlowiseKeyRefused, FlowNotWaiting, FlowUnknown
 from shared.engines.flowise.viewing import Viewing
 from shared.errors import AppError, UpstreamTimeout
+from shared.logs import logger
 from shared.runs.models import JsonObject, Step
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 TRIES: Final = 3
 _PAUSES: Final = (0.25, 0.5, 1.0, 2.0)  # seconds between two looks for an answer; then the last one again and again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -22,11 +21,12 @@ from shared.engines.flowise.overrides import denied, inject
 from shared.engines.flowise.viewing import Viewing
 from shared.engines.flowise.wire import STREAM_BYTES
 from shared.errors import AppError, InvalidInput, UpstreamBusy
+from shared.logs import logger
 from shared.runs.engine import Done, Failed, Outcome, StepContext
 from shared.runs.models import JsonObject, NewMessage, Records, Run, Step, StepError
 from shared.vault.secret import Secret
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 SERVER: Final = "flowise"  # the provider whose credential says where the server is, and holds its key
 GRACE_SECONDS: Final = 20.0  # the step outlives its prediction by this: credentials before it, an abort after it

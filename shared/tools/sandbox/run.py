@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import secrets
 import signal
@@ -18,12 +17,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from shared.logs import logger
 from shared.tools.sandbox.capture import Capture
 from shared.tools.sandbox.outcome import Exit, Limits, Outcome, SandboxUnavailable
 from shared.tools.sandbox.runtime import Runtime, child_command, child_environment, ready, ready_now
 from shared.tools.sandbox.scratch import Kept, collect, scratch_directory
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _GRACE_SECONDS = 5.0  # for starting the child on a busy machine; its own watch ends the guest on time
 _REPORT_BYTES = 4096
 _NEARLY_ALL = 0.9  # of the guest's memory: a guest that traps there was refused more

@@ -7,7 +7,6 @@ and only after its SHA-256 matched. Concurrent first uses, of threads or of proc
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import platform
 import shutil
@@ -20,12 +19,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from shared.logs import logger
 from shared.tools.sandbox.cache import cache_directory, exclusive
 from shared.tools.sandbox.outcome import SandboxUnavailable
 
 CHILD = Path(__file__).with_name("child.py")
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _ENGINE = "epoch_interruption"  # what make_engine() of child.py sets; names the compiled file
 _COMPILE_SECONDS = 300  # about 4 s on two cores; a throttled host takes longer, a hung one must not hang us
 
