@@ -49,6 +49,18 @@ exception when others then
 end
 $$;
 
+-- The same for bytes. Listeners of protocol 1.0.0 cannot hear them.
+create or replace function realtime.send_binary(payload bytea, event text, topic text, private boolean default true)
+  returns void language plpgsql set search_path = '' as $$
+begin
+  perform set_config('realtime.topic', topic, true);
+  insert into realtime.messages (binary_payload, event, topic, private, extension)
+  values (payload, event, topic, private, 'broadcast');
+exception when others then
+  raise warning 'ErrorSendingBroadcastMessage: %', sqlerrm;
+end
+$$;
+
 -- For triggers: tells a private topic what happened to a row.
 create or replace function realtime.broadcast_changes(
   topic_name text, event_name text, operation text, table_name text, table_schema text,

@@ -84,7 +84,7 @@ async def _answer(realtime: Realtime, request: Request, parse: Parse) -> Respons
             for letter in letters
             if not letter.private or await realtime.authorizer.may_write(identity, letter.topic, "broadcast", headers)
         ]
-    except psycopg.Error as exc:
+    except psycopg.OperationalError as exc:
         _log.warning("realtime.authorization_failed error=%s", str(exc).strip())
         return JSONResponse({"error": "The policies of the topic could not be checked"}, 503)
     for letter in allowed:
@@ -95,17 +95,21 @@ async def _answer(realtime: Realtime, request: Request, parse: Parse) -> Respons
 def _batch(_request: Request, body: bytes) -> list[_Letter]:
     content: object = orjson.loads(body)
     messages: object = cast("dict[str, object]", content).get("messages") if isinstance(content, dict) else None
-    if not isinstance(messages, list):
-        raise ValueError("messages is required")  # noqa: TRY004 - bad input, not a bug
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("messages is required")
     return [_letter(message) for message in cast("list[object]", messages)]
 
 
 def _letter(message: object) -> _Letter:
     fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
     topic, event = fields.get("topic"), fields.get("event")
-    if not isinstance(topic, str) or not isinstance(event, str) or "payload" not in fields:
-        raise ValueError("a message needs topic, event and payload")
-    return _Letter(topic, Broadcast(event, write_json(fields["payload"])), private=fields.get("private") is True)
+    payload: object = fields.get("payload")
+    if not isinstance(topic, str) or not isinstance(event, str) or not isinstance(payload, dict):
+        raise ValueError("a message needs a topic, an event and a payload that is an object")  # noqa: TRY004
+    id_: object = fields.get("id")
+    meta = {"id": id_} if isinstance(id_, str) else None
+    broadcast = Broadcast(event, write_json(cast("dict[str, object]", payload)), meta=meta)
+    return _Letter(topic, broadcast, private=fields.get("private") in {True, "true"})
 
 
 def _single(request: Request, body: bytes) -> list[_Letter]:

@@ -6,6 +6,7 @@ and rolled back. The answer holds until the listener shows a new token.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
@@ -16,12 +17,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from local.keys import InvalidToken, Keys
+from local.realtime.database import SEARCH_PATH, is_away
 from local.services import Pool
 
 Extension = Literal["broadcast", "presence"]
 
-# What PostgREST's search path is; operators of an extension's types live in `extensions`.
-_SEARCH_PATH = "public, extensions"
 # A token may name any role; the ones it may take on are those that PostgREST could take on too.
 _IMPERSONATE: LiteralString = """
 select set_config('role', %(role)s, true), set_config('request.jwt.claims', %(claims)s, true),
@@ -31,9 +31,18 @@ from pg_catalog.pg_roles r
 where r.rolname = %(role)s and pg_has_role('authenticator', r.oid, 'member')
 """
 
+_log = logging.getLogger("local.realtime")
+
 
 class Refused(Exception):  # noqa: N818 - reads as what it says
-    """Not allowed. The message is `Code: text`, as Supabase's Realtime words it, and fit to be sent."""
+    """Not allowed. The message is `Code: text`, as Supabase's Realtime words it, and fit to be sent.
+
+    A join is refused with all of it; a channel that ends is told the text alone.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +70,17 @@ def identify(keys: Keys, token: str | None) -> Identity:
         Refused: no token of ours, or one that cannot be used here.
     """
     if not token:
-        raise Refused("InvalidJWTToken: The token is missing")
+        raise Refused("InvalidJWTToken", "The token is missing")
     try:
         claims = keys.verify_jwt(token)
     except InvalidToken as exc:
         if exc.reason == "expired":
-            raise Refused("InvalidJWTToken: Token has expired") from exc
+            raise Refused("InvalidJWTToken", "Token has expired") from exc
         code = "JwtSignatureError" if exc.reason == "signature" else "MalformedJWT"
-        raise Refused(f"{code}: {exc}") from exc
+        raise Refused(code, str(exc)) from exc
     role, expires_at = claims.get("role"), claims.get("exp")
     if not isinstance(role, str) or not isinstance(expires_at, int):
-        raise Refused("InvalidJWTToken: Fields `role` and `exp` are required in JWT")
+        raise Refused("InvalidJWTToken", "Fields `role` and `exp` are required in JWT")
     text = orjson.dumps(claims, option=orjson.OPT_SORT_KEYS).decode()
     return Identity(role, str(claims.get("sub", "")), text, expires_at)
 
@@ -84,10 +93,10 @@ async def impersonate(connection: AsyncConnection[TupleRow], identity: Identity)
     """
     cursor = await connection.execute(
         _IMPERSONATE,
-        {"role": identity.role, "sub": identity.sub, "claims": identity.claims, "search_path": _SEARCH_PATH},
+        {"role": identity.role, "sub": identity.sub, "claims": identity.claims, "search_path": SEARCH_PATH},
     )
     if cursor.rowcount != 1:
-        raise Refused(f"Unauthorized: role {identity.role!r} does not exist")
+        raise Refused("Unauthorized", f"role {identity.role!r} does not exist")
 
 
 class Authorizer:
@@ -96,34 +105,33 @@ class Authorizer:
     def __init__(self, admin_pool: Pool) -> None:
         self._pool = admin_pool
 
-    async def read_access(self, identity: Identity, topic: str, headers: Mapping[str, str]) -> Access:
-        """What the identity may hear on the private topic.
+    async def read_access(
+        self, identity: Identity, topic: str, headers: Mapping[str, str], *, presence: bool
+    ) -> Access:
+        """What the identity may hear on the private topic. Of presence only a channel that wants it is asked.
 
         Raises:
             Refused: nothing at all.
+            psycopg.OperationalError: the database is away.
         """
-        async with self._pool.connection() as connection, connection.transaction(force_rollback=True):
-            await connection.execute(
-                "insert into realtime.messages (topic, extension, private) values (%s, 'broadcast', true),"
-                " (%s, 'presence', true)",
-                [topic, topic],
-            )
-            await self._ask_as(connection, identity, topic, headers)
-            try:
-                # The row's time bounds the search to this transaction's own rows, whatever else the topic holds.
-                cursor = await connection.execute(
-                    "select distinct extension from realtime.messages where topic = %s and inserted_at = now()",
-                    [topic],
-                )
-                readable: set[str] = {row[0] for row in await cursor.fetchall()}
-            except psycopg.errors.InsufficientPrivilege:
-                readable = set()
+        extensions: list[Extension] = ["broadcast", "presence"] if presence else ["broadcast"]
+        try:
+            readable = await self._readable(identity, topic, headers, extensions)
+        except psycopg.Error as exc:
+            if is_away(exc):
+                raise
+            _log.warning("realtime.read_policy_failed topic=%s error=%s", topic, str(exc).strip())
+            readable = set[str]()
         if not readable:
-            raise Refused(f"Unauthorized: You do not have permissions to read from this Channel topic: {topic}")
+            raise Refused("Unauthorized", f"You do not have permissions to read from this Channel topic: {topic}")
         return Access(broadcast="broadcast" in readable, presence="presence" in readable)
 
     async def may_write(self, identity: Identity, topic: str, extension: Extension, headers: Mapping[str, str]) -> bool:
-        """Whether the identity may say something on the private topic."""
+        """Whether the identity may say something on the private topic.
+
+        Raises:
+            psycopg.OperationalError: the database is away.
+        """
         try:
             async with self._pool.connection() as connection, connection.transaction(force_rollback=True):
                 await self._ask_as(connection, identity, topic, headers)
@@ -133,7 +141,28 @@ class Authorizer:
                 )
         except (psycopg.errors.InsufficientPrivilege, Refused):
             return False
+        except psycopg.Error as exc:
+            if is_away(exc):
+                raise
+            _log.warning("realtime.write_policy_failed topic=%s error=%s", topic, str(exc).strip())
+            return False
         return True
+
+    async def _readable(
+        self, identity: Identity, topic: str, headers: Mapping[str, str], extensions: list[Extension]
+    ) -> set[str]:
+        async with self._pool.connection() as connection, connection.transaction(force_rollback=True):
+            await connection.execute(
+                "insert into realtime.messages (topic, extension, private)"
+                " select %s, extension, true from unnest(%s::text[]) as extension",
+                [topic, extensions],
+            )
+            await self._ask_as(connection, identity, topic, headers)
+            # The row's time bounds the search to this transaction's own rows, whatever else the topic holds.
+            cursor = await connection.execute(
+                "select distinct extension from realtime.messages where topic = %s and inserted_at = now()", [topic]
+            )
+            return {row[0] for row in await cursor.fetchall()}
 
     async def _ask_as(
         self, connection: AsyncConnection[Any], identity: Identity, topic: str, headers: Mapping[str, str]

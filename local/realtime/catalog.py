@@ -71,6 +71,11 @@ class Table:
     def primary_key(self) -> list[Column]:
         return [column for column in self.columns.values() if column.is_primary_key]
 
+    def seen_by(self, reader: Reader) -> Table:
+        """The table with the columns that the reader may select."""
+        columns = {name: column for name, column in self.columns.items() if name in reader.columns}
+        return Table(columns, self.has_rls)
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:

@@ -9,16 +9,19 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import orjson
 
 from local.realtime.authorization import Identity
 from local.realtime.catalog import Catalog, Reader, Table
-from local.realtime.filters import Filter, InvalidFilter, parse_filters
+from local.realtime.filter_syntax import FilterSyntaxError
+from local.realtime.filters import Filter, InvalidFilter, make_filters, require_columns
+from local.realtime.judge import Asked, Judge, Question
 from local.realtime.payload import change_payload, error_payload
-from local.realtime.pgoutput import Change
+from local.realtime.pgoutput import UNCHANGED, Change
+from local.realtime.requests import MalformedRequest, Request, parse_request
 from local.realtime.visibility import Visibility, can_look_up
 from local.services import Pool
 
@@ -26,6 +29,10 @@ PUBLICATION = "supabase_realtime"
 
 _log = logging.getLogger("local.realtime")
 _ids = itertools.count(1)  # clients take 0 for "no id"
+
+
+class NotSubscribed(Exception):  # noqa: N818 - reads as what it says
+    """A request cannot be served, now or ever; the message is for the subscriber."""
 
 
 class Listener(Protocol):
@@ -36,52 +43,42 @@ class Listener(Protocol):
     def system(self, status: Literal["ok", "error"], message: str, *, extension: str = ...) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One entry of a join's `postgres_changes`, as the client wrote it."""
-
-    event: str
-    schema: str
-    table: str
-    filter: str
-    select: tuple[str, ...] | None
-
-    @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Request:
-        select: object = params.get("select")
-        return cls(
-            event=str(params.get("event", "*")).upper(),
-            schema=str(params.get("schema") or "public"),
-            table=str(params.get("table") or "*"),
-            filter=str(params.get("filter") or ""),
-            select=tuple(map(str, cast("list[object]", select))) if isinstance(select, list) else None,
-        )
-
-    def __str__(self) -> str:
-        filtered = f", filter: {self.filter}" if self.filter else ""
-        return f"[event: {self.event}, schema: {self.schema}, table: {self.table}{filtered}]"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Subscription:
-    """A checked request. It keeps the identity it was checked for; a new token makes a new subscription."""
+    """A checked request. It keeps the identity it was checked for; a new token makes a new subscription.
+
+    `filters` are by table: a request may be for all of a schema. A table that was published later is not filtered on,
+    so a filtered subscription does not know it.
+    """
 
     id: int
     listener: Listener
     identity: Identity
     request: Request
-    filters: tuple[Filter, ...] = ()
+    filters: Mapping[int, tuple[Filter, ...]] = field(default_factory=dict[int, tuple[Filter, ...]])
 
     def wants(self, change: Change) -> bool:
+        """Whether the change is of the kind and the table."""
         request, relation = self.request, change.relation
-        row = change.new if change.new is not None else change.old
         return (
             request.event in {"*", change.kind}
             and request.schema in {"*", relation.schema}
             and request.table in {"*", relation.name}
-            and row is not None
-            and all(condition.matches(row) for condition in self.filters)
+            and (not request.filter or relation.oid in self.filters)
         )
+
+    def open_questions(self, change: Change) -> set[Asked] | None:
+        """What is left to ask for the row to pass the filters; None if it does not pass."""
+        row = change.new if change.new is not None else change.old or {}
+        asked: set[Asked] = set()
+        for condition in self.filters.get(change.relation.oid, ()):
+            value = row.get(condition.column, UNCHANGED)
+            # What the log does not hold passes no filter. A question is asked of the database, all else decided here.
+            if value is UNCHANGED or not (condition.holds is None or condition.holds(value)):
+                return None
+            if condition.question is not None:
+                asked.add((condition.question, value))
+        return asked
 
 
 def next_id() -> int:
@@ -89,37 +86,42 @@ def next_id() -> int:
     return next(_ids)
 
 
+Found = tuple[Change, list[Subscription]]
+
+
 class ChangeFeed:
     """The subscriptions to row changes, and their delivery."""
 
     def __init__(self, pool: Pool, admin_pool: Pool) -> None:
-        self._admin_pool = admin_pool
         self._catalog = Catalog(admin_pool)
+        self._judge = Judge(admin_pool)
         self._visibility = Visibility(pool, admin_pool, self._catalog)
         self._subscriptions: dict[tuple[str, str], dict[int, Subscription]] = defaultdict(dict)
 
-    async def subscribe(self, listener: Listener, identity: Identity, requests: Mapping[int, Request]) -> None:
+    async def subscribe(
+        self, listener: Listener, identity: Identity, requests: Mapping[int, Mapping[str, Any]]
+    ) -> None:
         """Check the requests of a channel and register them, all or none, in the place of those with their ids.
 
         Every row committed after the return is seen, as long as the stream is up.
 
         Raises:
-            InvalidFilter: the request cannot be served; the message is for the subscriber.
+            NotSubscribed: a request cannot be served.
         """
-        checked = [await self._check(id_, listener, identity, request) for id_, request in requests.items()]
+        checked = [await self._check(id_, listener, identity, params) for id_, params in requests.items()]
+        self.unsubscribe(requests)
         for subscription in checked:
             key = (subscription.request.schema, subscription.request.table)
             self._subscriptions[key][subscription.id] = subscription
 
-    def unsubscribe(self, requests: Mapping[int, Request]) -> None:
+    def unsubscribe(self, ids: Iterable[int]) -> None:
         """Forget the subscriptions; unknown ones are none."""
-        for id_, request in requests.items():
-            key = (request.schema, request.table)
-            subscriptions = self._subscriptions.get(key)
-            if subscriptions is not None:
-                subscriptions.pop(id_, None)
-                if not subscriptions:
-                    del self._subscriptions[key]
+        gone = set(ids)
+        for key, subscriptions in list(self._subscriptions.items()):
+            for id_ in gone & subscriptions.keys():
+                del subscriptions[id_]
+            if not subscriptions:
+                del self._subscriptions[key]
 
     async def deliver(self, changes: Sequence[Change]) -> None:
         """Send each change to whom it concerns and may see it.
@@ -127,20 +129,16 @@ class ChangeFeed:
         Raises:
             psycopg.OperationalError: the database is away; nothing of the batch was delivered.
         """
-        wanted = [
-            ((position, change), subscriptions)
-            for position, change in enumerate(changes)
-            if (subscriptions := self._matching(change))
-        ]
+        wanted = await self._filtered(changes)
         if not wanted:
             return
         seen = await self._visibility.check(
             [
-                (question, {subscription.identity for subscription in subscriptions})
-                for question, subscriptions in wanted
+                ((position, change), {subscription.identity for subscription in subscriptions})
+                for position, (change, subscriptions) in enumerate(wanted)
             ]
         )
-        for (position, change), subscriptions in wanted:
+        for position, (change, subscriptions) in enumerate(wanted):
             visible = [
                 subscription for subscription in subscriptions if (position, subscription.identity) in seen.visible
             ]
@@ -154,41 +152,81 @@ class ChangeFeed:
         for listener in unchecked:
             listener.system("error", "Rows could not be checked against the table's policies and were not sent")
 
-    async def _check(self, id_: int, listener: Listener, identity: Identity, request: Request) -> Subscription:
-        oids = await self._catalog.read_published(PUBLICATION, request.schema, request.table)
-        if not oids:
-            raise InvalidFilter(f"Please check Realtime is enabled for the given connect parameters: {request}")
-        if not request.filter and request.select is None:
-            return Subscription(id_, listener, identity, request)
-        if request.table == "*" or request.schema == "*":
-            raise InvalidFilter(f"a filter or select needs one table: {request}")
-        table = await self._catalog.read_table(oids[0])
-        reader = await self._catalog.read_reader(oids[0], identity.role)
-        for column in request.select or ():
-            if column not in reader.columns:
-                raise InvalidFilter(f"invalid column for select {column}")
-        filters = await parse_filters(request.filter, table, self._admin_pool)
-        for condition in filters:
-            if condition.column not in reader.columns:
-                raise InvalidFilter(f"invalid column for filter {condition.column}")
+    async def _check(self, id_: int, listener: Listener, identity: Identity, params: Mapping[str, Any]) -> Subscription:
+        try:
+            request = parse_request(params)
+            filters = await self._filters(request, identity)
+        except MalformedRequest as exc:
+            raise NotSubscribed(str(exc)) from exc
+        except FilterSyntaxError as exc:
+            raise NotSubscribed(f"Error parsing `filter` params: {exc}") from exc
         return Subscription(id_, listener, identity, request, filters)
 
-    def _matching(self, change: Change) -> list[Subscription]:
+    async def _filters(self, request: Request, identity: Identity) -> Mapping[int, tuple[Filter, ...]]:
+        oids = await self._catalog.read_published(PUBLICATION, request.schema, request.table)
+        parameters = "Unable to subscribe to changes with given parameters."
+        if not oids:
+            raise NotSubscribed(
+                f"{parameters} Please check Realtime is enabled for the given connect parameters: {request}"
+            )
+        filters: dict[int, tuple[Filter, ...]] = {}
+        try:
+            for oid in oids if request.filter or request.select is not None else ():
+                reader = await self._catalog.read_reader(oid, identity.role)
+                table = await self._catalog.read_table(oid)
+                require_columns(request.select or (), reader)
+                filters[oid] = await make_filters(request.filter, table.seen_by(reader), self._judge)
+        except InvalidFilter as exc:
+            raise NotSubscribed(
+                f"{parameters} An exception happened so please check your connect parameters: {request}."
+                f" Exception: {exc}"
+            ) from exc
+        return filters
+
+    async def _filtered(self, changes: Sequence[Change]) -> list[Found]:
+        """The changes that somebody wants, each with those whose filters it passes."""
+        found = [(change, self._candidates(change)) for change in changes]
+        asked = {one for _, candidates in found for _, questions in candidates for one in questions}
+        answers, failed = await self._judge.ask_each(asked)
+        for question, error in failed.items():
+            _log.warning("realtime.filter_failed error=%s", str(error).strip())
+            self._end_all(question)
+        passed = [
+            (change, [one for one, questions in candidates if all(answers.get(asked, False) for asked in questions)])
+            for change, candidates in found
+        ]
+        return [(change, subscriptions) for change, subscriptions in passed if subscriptions]
+
+    def _candidates(self, change: Change) -> list[tuple[Subscription, set[Asked]]]:
+        """The subscriptions that the change may be for, each with what must be asked first."""
         schema, name = change.relation.schema, change.relation.name
         keys = ((schema, name), (schema, "*"), ("*", name), ("*", "*"))
-        candidates = [subscription for key in keys for subscription in self._subscriptions.get(key, {}).values()]
-        return [subscription for subscription in candidates if self._wants(subscription, change)]
+        wanting = [one for key in keys for one in self._subscriptions.get(key, {}).values() if one.wants(change)]
+        candidates: list[tuple[Subscription, set[Asked]]] = []
+        for subscription in wanting:
+            try:
+                questions = subscription.open_questions(change)
+            except (ValueError, ArithmeticError):
+                # The column has another type by now. The subscription ends alone: the stream is everybody's.
+                _log.exception("realtime.filter_failed request=%s", subscription.request)
+                self._end(subscription)
+                continue
+            if questions is not None:
+                candidates.append((subscription, questions))
+        return candidates
 
-    def _wants(self, subscription: Subscription, change: Change) -> bool:
-        """Ask a subscription. One whose filter breaks on a row ends alone: the stream is everybody's."""
-        try:
-            return subscription.wants(change)
-        except Exception:  # noqa: BLE001 - whatever it is, it stays with this subscription
-            _log.exception("realtime.filter_failed request=%s", subscription.request)
-        self.unsubscribe({subscription.id: subscription.request})
+    def _end_all(self, question: Question) -> None:
+        """End every subscription that asks what cannot be answered."""
+        for subscription in [one for by_id in self._subscriptions.values() for one in by_id.values()]:
+            if any(
+                condition.question == question for filters in subscription.filters.values() for condition in filters
+            ):
+                self._end(subscription)
+
+    def _end(self, subscription: Subscription) -> None:
+        self.unsubscribe([subscription.id])
         message = f"The filter could not be applied to a row and the subscription has ended: {subscription.request}"
         subscription.listener.system("error", message)
-        return False
 
     async def _send(self, change: Change, subscriptions: Iterable[Subscription]) -> None:
         """Send one change, once to each channel, with the ids of all its subscriptions that match."""
@@ -207,9 +245,10 @@ class ChangeFeed:
 
 
 def _payload(change: Change, table: Table, reader: Reader, select: tuple[str, ...] | None) -> orjson.Fragment:
-    if not table.primary_key:
+    # Nobody looks for a row that was deleted, so its key is not needed.
+    if change.kind != "DELETE" and not table.primary_key:
         return error_payload(change, "Error 400: Bad Request, no primary key")
-    if not can_look_up(table, reader):
+    if change.kind != "DELETE" and not can_look_up(table, reader):
         return error_payload(change, "Error 401: Unauthorized")
     columns = reader.columns
     if select is not None:

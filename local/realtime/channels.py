@@ -1,20 +1,17 @@
-"""Channels: one topic as one socket has joined it; and the hub that knows who listens to what.
-
-A private and a public topic of the same name are two topics. A closed channel is deaf and mute, so whoever still
-holds one does no harm.
+"""Channels: one topic as one socket has joined it. A closed channel is deaf and mute, so whoever still holds one does
+no harm.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from local.realtime.authorization import Access, Extension, Identity
-from local.realtime.changes import Request, next_id
-from local.realtime.protocol import Broadcast, Frame, Message, Version, encode, encode_broadcast
+from local.realtime.changes import next_id
+from local.realtime.protocol import Frame, Message, Version, encode
 
 TOPIC_PREFIX = "realtime:"
 Params = Mapping[str, Any]
@@ -44,27 +41,31 @@ class JoinConfig:
     private: bool = False
     echo: bool = False  # `broadcast.self`: the sender hears itself
     ack: bool = False
-    replay: Params | None = None
+    replay: object = None
     replication_ready: bool = False
     presence: bool = False
     presence_key: str = ""
     changes: tuple[Params, ...] = ()
+    await_changes: bool = False  # `postgres_changes_options.wait`: the join's answer waits for the subscription
 
     @classmethod
     def of(cls, payload: Params) -> JoinConfig:
         """Read a join's payload. What is missing or of another type counts as not asked for."""
         config = _mapping(payload.get("config"))
         broadcast, presence = _mapping(config.get("broadcast")), _mapping(config.get("presence"))
-        changes: object = config.get("postgres_changes")
+        key, changes = presence.get("key"), config.get("postgres_changes")
         return cls(
-            private=config.get("private") is True,
-            echo=broadcast.get("self") is True,
-            ack=broadcast.get("ack") is True,
-            replay=_mapping(broadcast["replay"]) if broadcast.get("replay") else None,
-            replication_ready=broadcast.get("replication_ready") is True,
-            presence=presence.get("enabled") is True,
-            presence_key=str(presence.get("key") or ""),
-            changes=tuple(map(_mapping, cast("list[object]", changes))) if isinstance(changes, list) else (),
+            private=_flag(config.get("private")),
+            echo=_flag(broadcast.get("self")),
+            ack=_flag(broadcast.get("ack")),
+            replay=broadcast.get("replay"),
+            replication_ready=_flag(broadcast.get("replication_ready")),
+            presence=_flag(presence.get("enabled")),
+            presence_key=str(key) if isinstance(key, str | int | float) else "",
+            changes=tuple(_mapping(entry) for entry in cast("list[object]", changes) if entry is not None)
+            if isinstance(changes, list)
+            else (),
+            await_changes=_flag(_mapping(config.get("postgres_changes_options")).get("wait")),
         )
 
 
@@ -79,13 +80,16 @@ class Channel:
     token: str
     identity: Identity
     access: Access
-    requests: dict[int, Request] = field(default_factory=dict[int, Request])
+    requests: dict[int, Params] = field(default_factory=dict[int, Params])  # wishes for row changes, by their ids
+    present: bool = False  # wants presence: it said so when it joined, or is present itself
     writable: dict[Extension, bool] = field(default_factory=dict[Extension, bool])  # what the policies said so far
     expiry: asyncio.TimerHandle | None = None
     closed: bool = False
+    _held: list[tuple[str | None, Frame]] | None = None
 
     def __post_init__(self) -> None:
-        self.requests = {next_id(): Request.of(params) for params in self.config.changes}
+        self.requests = {next_id(): params for params in self.config.changes}
+        self.present = self.config.presence
 
     @property
     def wire_topic(self) -> str:
@@ -96,6 +100,24 @@ class Channel:
         if not self.closed:
             message = Message(topic=self.wire_topic, event=event, payload=payload, join_ref=self.join_ref)
             self.outlet.send(encode(self.outlet.version, message))
+
+    def say(self, frame: Frame, *, message_id: str | None = None) -> None:
+        """Send a frame that was written for all listeners of the topic."""
+        if self._held is not None:
+            self._held.append((message_id, frame))
+        elif not self.closed:
+            self.outlet.send(frame)
+
+    def hold(self) -> None:
+        """Keep back what is said on the topic until `release`, so that what was said before comes before it."""
+        self._held = []
+
+    def release(self, *, but: Collection[str] = ()) -> None:
+        """Send what was kept back, without the messages of these ids."""
+        held, self._held = self._held or [], None
+        for message_id, frame in held:
+            if message_id not in but:
+                self.say(frame)
 
     def reply(self, ref: str | None, status: Status, response: Mapping[str, Any]) -> None:
         """Answer the client's message `ref`."""
@@ -127,41 +149,10 @@ def reply(
     return encode(version, Message(topic=wire_topic, event="phx_reply", payload=payload, ref=ref, join_ref=join_ref))
 
 
-class Hub:
-    """All open channels by topic."""
-
-    def __init__(self) -> None:
-        # The inner dicts are sets that keep the order of joining.
-        self._topics: dict[tuple[str, bool], dict[Channel, None]] = defaultdict(dict)
-
-    def add(self, channel: Channel) -> None:
-        self._topics[channel.topic, channel.config.private][channel] = None
-
-    def remove(self, channel: Channel) -> None:
-        key = (channel.topic, channel.config.private)
-        self._topics[key].pop(channel, None)
-        if not self._topics[key]:
-            del self._topics[key]
-
-    def listeners(self, topic: str, *, private: bool) -> list[Channel]:
-        return list(self._topics.get((topic, private), ()))
-
-    def __iter__(self) -> Iterator[Channel]:
-        return iter([channel for channels in self._topics.values() for channel in channels])
-
-    def publish(self, topic: str, broadcast: Broadcast, *, private: bool, sender: Channel | None = None) -> None:
-        """Say something to all who may hear it; a sender hears itself only if it asked to."""
-        frames: dict[Version, Frame | None] = {}
-        for channel in self.listeners(topic, private=private):
-            if (channel is sender and not channel.config.echo) or not channel.access.broadcast:
-                continue
-            version = channel.outlet.version
-            if version not in frames:
-                frames[version] = encode_broadcast(version, channel.wire_topic, broadcast)
-            frame = frames[version]
-            if frame is not None:
-                channel.outlet.send(frame)
-
-
 def _mapping(value: object) -> Params:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _flag(value: object) -> bool:
+    # Some clients write their flags as text.
+    return value is True or (isinstance(value, str) and value.lower() == "true")

@@ -1,41 +1,50 @@
 """Row filters of a subscription: `column=op.value`, several joined by comma, all must hold.
 
-A filter is checked and its value brought into the server's own text form when the subscription is made; matching is
-then plain work on the text of the log. What cannot be decided that way for sure (regular expressions, an order
-that the type's own operator defines) is refused at subscription, never guessed.
+A filter means what PostgreSQL's operator on the column's type means. Equality of plain types and the order of numbers
+are decided here, on the text of the log; everything else (patterns, collations, enums, ranges, other extensions'
+types) by PostgreSQL, which the judge asks once a batch. What PostgreSQL would refuse is refused at the subscription.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeVar
 
 import psycopg
 from psycopg import sql
 
-from local.realtime.catalog import Column, Table
-from local.realtime.pgoutput import UNCHANGED, Row
-from local.services import Pool
+from local.realtime.catalog import Column, Reader, Table
+from local.realtime.database import is_away
+from local.realtime.filter_syntax import Condition, parse
+from local.realtime.judge import Judge, Question
 
 MOST_IN_LIST = 100
-_CONDITION = re.compile(r"(?P<column>[^=,]+)=(?P<negated>not\.)?(?P<op>[a-z]+)\.(?P<value>\((?:[^()]*)\)|[^,]*)(?:,|$)")
-_TEXT_OIDS = frozenset({25, 1042, 1043})  # text, character, character varying
-_MOMENT_OIDS = frozenset({1082, 1114, 1184})  # date, timestamp, timestamptz
-# The session that wrote it has UTC, so the zone carries no information.
-_MOMENT = re.compile(
-    r"(?P<year>\d{4,})-(?P<rest>\d\d-\d\d(?: \d\d:\d\d:\d\d(?:\.\d+)?)?)(?:\+00)?(?P<before_christ> BC)?"
-)
+# Types whose equal values have equal texts: bool, text, varchar, date, timestamp, timestamptz, uuid.
+_PLAIN_OIDS = frozenset({16, 25, 1043, 1082, 1114, 1184, 2950})
+_BOOLEAN_OID = 16
+_SIGNS: Mapping[str, str] = {
+    "eq": "=",
+    "neq": "<>",
+    "lt": "<",
+    "lte": "<=",
+    "gt": ">",
+    "gte": ">=",
+    "like": "like",
+    "ilike": "ilike",
+    "match": "~",
+    "imatch": "~*",
+    "isdistinct": "is distinct from",
+}
 _ORDERS: Mapping[str, Callable[[int], bool]] = {
     "lt": lambda sign: sign < 0,
     "lte": lambda sign: sign <= 0,
     "gt": lambda sign: sign > 0,
     "gte": lambda sign: sign >= 0,
 }
-_KEYWORDS: Mapping[str, str | None] = {"null": None, "true": "t", "false": "f"}
-_Key = TypeVar("_Key", tuple[bool, Decimal], tuple[float, str], str)
+_KEYWORDS: Mapping[str, str | None] = {"null": None, "unknown": None, "true": "t", "false": "f"}
+
+Holds = Callable[[str | None], bool]
 
 
 class InvalidFilter(Exception):  # noqa: N818 - reads as what it says
@@ -44,122 +53,124 @@ class InvalidFilter(Exception):  # noqa: N818 - reads as what it says
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One condition on one column."""
+    """One condition on one column: `holds` decides it, or, where that is None, the answer to `question`."""
 
     column: str
-    holds: Callable[[str | None], bool]
-
-    def matches(self, row: Row) -> bool:
-        """Whether the row passes. A value that the log does not hold never does."""
-        value = row.get(self.column, UNCHANGED)
-        return value is not UNCHANGED and self.holds(value)
+    holds: Holds | None = None
+    question: Question | None = None
 
 
-async def parse_filters(text: str, table: Table, pool: Pool) -> tuple[Filter, ...]:
+def require_columns(select: Iterable[str], reader: Reader) -> None:
+    """Check the columns that a subscription wants to be told of.
+
+    Raises:
+        InvalidFilter: the reader may not select one.
+    """
+    for column in select:
+        if column not in reader.columns:
+            raise InvalidFilter(f"invalid column for select {column}")
+
+
+async def make_filters(text: str, table: Table, judge: Judge) -> tuple[Filter, ...]:
     """Make the filters of one subscription.
 
     Raises:
-        InvalidFilter: syntax, an unknown column or operator, or a value that is not of the column's type.
+        FilterSyntaxError: the text cannot be read.
+        InvalidFilter: an unknown column, a value that is not of its type, or no such operator on it.
     """
     filters: list[Filter] = []
-    position = 0
-    while position < len(text):
-        match = _CONDITION.match(text, position)
-        if match is None:
-            raise InvalidFilter(f"Error parsing filter {text!r}: it must be column=operator.value")
-        position = match.end()
-        column = table.columns.get(match["column"])
+    for condition in parse(text):
+        column = table.columns.get(condition.column)
         if column is None:
-            raise InvalidFilter(f"invalid column for filter {match['column']}")
-        holds = await _condition(match["op"], match["value"], column, pool)
-        if match["negated"]:
-            holds = _negated(holds, null_tests=match["op"] in {"is", "isdistinct"})
-        filters.append(Filter(column.name, holds))
+            raise InvalidFilter(f"invalid column for filter {condition.column}")
+        filters.append(await _filter(condition, column, judge))
     return tuple(filters)
 
 
-async def _condition(  # noqa: PLR0911 - one return an operator
-    op: str, value: str, column: Column, pool: Pool
-) -> Callable[[str | None], bool]:
-    match op:
-        case "eq" | "neq" | "isdistinct":
-            (wanted,) = await _canonical([value], column, pool)
-            equal = _equality(column, [wanted])
-            if op == "eq":
-                return lambda text: text is not None and equal(text)
-            if op == "neq":
-                return lambda text: text is not None and not equal(text)
-            return lambda text: text is None or not equal(text)
-        case "in":
-            items = [item.strip().strip('"') for item in value.strip("()").split(",")]
-            if len(items) > MOST_IN_LIST:
-                raise InvalidFilter(f"too many values for `in` filter. Maximum {MOST_IN_LIST}")
-            among = _equality(column, await _canonical(items, column, pool))
-            return lambda text: text is not None and among(text)
-        case "is":
-            if value not in _KEYWORDS:
-                raise InvalidFilter(f"invalid value for `is` filter: {value}")
-            keyword = _KEYWORDS[value]
-            return lambda text: text == keyword
-        case "lt" | "lte" | "gt" | "gte":
-            (bound,) = await _canonical([value], column, pool)
-            compare, decide = _order(column, bound), _ORDERS[op]
-            return lambda text: text is not None and decide(compare(text))
-        case "like" | "ilike":
-            pattern = _like(value, ignore_case=op == "ilike")
-            _require_text(column, op)
-            return lambda text: text is not None and pattern.fullmatch(text) is not None
-        case _:
-            raise InvalidFilter(f"the embedded Realtime does not support the filter operator {op!r}")
+async def _filter(condition: Condition, column: Column, judge: Judge) -> Filter:
+    if condition.operator == "is":
+        return Filter(column.name, _is(condition, column))
+    question = Question(_expression(condition, column).as_string())
+    texts = await _checked(condition, column, judge, question)
+    decide = _decided(condition, column, texts)
+    if decide is None:
+        return Filter(column.name, question=question)
+    return Filter(column.name, _negated(condition, decide))
 
 
-async def _canonical(values: list[str], column: Column, pool: Pool) -> list[str]:
+def _is(condition: Condition, column: Column) -> Holds:
+    if condition.value not in _KEYWORDS:
+        raise InvalidFilter("invalid value for is filter: must be null, true, false, or unknown")
+    if condition.value != "null" and column.value_type.oid != _BOOLEAN_OID:
+        raise InvalidFilter(f"is {condition.value} filter requires a boolean column, got {column.type_name}")
+    keyword = _KEYWORDS[condition.value]
+    return lambda text: (text == keyword) is not condition.negated
+
+
+def _expression(condition: Condition, column: Column) -> sql.Composed:
+    """The condition in SQL, about `value`, a text."""
+    of_type = sql.SQL("::") + _type(column)
+    if condition.operator == "in":
+        holds = sql.SQL("value{0} = any ({1}{0}[])").format(of_type, sql.Literal(condition.value))
+    else:
+        sign = sql.SQL(_SIGNS[condition.operator])  # pyright: ignore[reportArgumentType] - one of ours
+        holds = sql.SQL("value{0} {1} {2}{0}").format(of_type, sign, sql.Literal(condition.value))
+    return sql.SQL("not ({})").format(holds) if condition.negated else holds
+
+
+async def _checked(condition: Condition, column: Column, judge: Judge, question: Question) -> list[str | None]:
     """The values as PostgreSQL writes them, which is how the log has them."""
-    statement = sql.SQL("select array(select v::{}::text from unnest(%s::text[]) with ordinality u(v, i) order by i)")
+    of_type = sql.SQL("::") + _type(column)
+    if condition.operator == "in":
+        values = sql.SQL("unnest({}{}[])").format(sql.Literal(condition.value), of_type)
+    else:
+        values = sql.SQL("unnest(array[{}{}])").format(sql.Literal(condition.value), of_type)
     try:
-        async with pool.connection() as connection, connection.transaction():
-            await connection.execute("set local timezone = 'UTC'; set local datestyle = 'ISO'")
-            cursor = await connection.execute(statement.format(_type(column)), [values])
-            row = await cursor.fetchone()
-    except psycopg.DataError as exc:
-        raise InvalidFilter(f"invalid value for the column {column.name} of type {column.type_name}") from exc
-    return row[0] if row else []
+        texts = await judge.texts(values)
+        if len(texts) > MOST_IN_LIST:
+            raise InvalidFilter(f"too many values for `in` filter. Maximum {MOST_IN_LIST}")
+        await judge.ask({(question, texts[0] if texts else None)})
+    except psycopg.Error as exc:
+        if is_away(exc):
+            raise
+        what = f"operator {condition.operator} on column {column.name} of type {column.type_name}"
+        raise InvalidFilter(f"{what}: {exc.diag.message_primary or exc}") from exc
+    return texts
 
 
-def _type(column: Column) -> sql.SQL:
-    return sql.SQL(column.sql_type)  # pyright: ignore[reportArgumentType] - quoted by the server itself
+def _decided(condition: Condition, column: Column, texts: list[str | None]) -> Holds | None:
+    """The condition without its negation as a test of our own, if there is one that is sure to be right."""
+    equal = _equality(column, {text for text in texts if text is not None})
+    match condition.operator:
+        case "eq" | "in" if equal is not None:
+            return lambda text: text is not None and equal(text)
+        case "neq" if equal is not None:
+            return lambda text: text is not None and not equal(text)
+        case "isdistinct" if equal is not None:
+            return lambda text: text is None or not equal(text)
+        case "lt" | "lte" | "gt" | "gte" if column.value_type.is_number and texts[0] is not None:
+            bound, decide = _number(texts[0]), _ORDERS[condition.operator]
+            return lambda text: text is not None and decide(_compared(_number(text), bound))
+        case _:
+            return None
 
 
-def _equality(column: Column, wanted: list[str]) -> Callable[[str], bool]:
+def _equality(column: Column, wanted: set[str]) -> Callable[[str], bool] | None:
+    if column.value_type.element is not None:
+        return None
     if column.value_type.is_number:
         # 1.0 and 1.00 are the same number; as text they are not.
-        numbers = {_number(number) for number in wanted}
+        numbers = set(map(_number, wanted))
         return lambda text: _number(text) in numbers
-    texts = frozenset(wanted)
-    return lambda text: text in texts
+    return wanted.__contains__ if column.value_type.oid in _PLAIN_OIDS else None
 
 
-def _order(column: Column, bound: str) -> Callable[[str], int]:
-    """A function that tells a value's place: negative before the bound, positive after it."""
-    if column.value_type.is_number:
-        return _placed(_number, bound, column)
-    if column.value_type.oid in _MOMENT_OIDS:
-        return _placed(_moment, bound, column)
-    _require_text(column, "of order")
-    return _placed(str, bound, column)  # the cluster's collation is C.UTF-8
-
-
-def _placed(key: Callable[[str], _Key], bound: str, column: Column) -> Callable[[str], int]:
-    try:
-        place = key(bound)
-    except (ValueError, ArithmeticError) as exc:
-        raise InvalidFilter(f"the embedded Realtime cannot order {column.type_name} by {bound}") from exc
-
-    def compare(text: str) -> int:
-        value = key(text)
-        return (value > place) - (value < place)
-
-    return compare
+def _negated(condition: Condition, decide: Holds) -> Holds:
+    if not condition.negated:
+        return decide
+    # In SQL `not` of an unknown comparison is unknown still; only the test for a distinct value knows about null.
+    knows_null = condition.operator == "isdistinct"
+    return lambda text: (text is not None or knows_null) and not decide(text)
 
 
 def _number(text: str) -> tuple[bool, Decimal]:
@@ -167,41 +178,9 @@ def _number(text: str) -> tuple[bool, Decimal]:
     return (True, Decimal()) if text == "NaN" else (False, Decimal(text))
 
 
-def _moment(text: str) -> tuple[float, str]:
-    """The year, negative before Christ, and the rest. PostgreSQL's years go far beyond those of `datetime`."""
-    if text in {"infinity", "-infinity"}:
-        return float(text), ""
-    match = _MOMENT.fullmatch(text)
-    if match is None:
-        raise ValueError(f"not a moment: {text!r}")
-    year = int(match["year"])
-    # The fields have fixed widths and a fraction has no trailing zeros, so the text sorts as the time does.
-    return (-year if match["before_christ"] else year), match["rest"]
+def _compared(one: tuple[bool, Decimal], other: tuple[bool, Decimal]) -> int:
+    return (one > other) - (one < other)
 
 
-def _require_text(column: Column, op: str) -> None:
-    if column.value_type.element is not None or column.value_type.oid not in _TEXT_OIDS:
-        raise InvalidFilter(
-            f"the embedded Realtime does not support the filter operator {op!r} on type {column.type_name}"
-        )
-
-
-def _like(pattern: str, *, ignore_case: bool) -> re.Pattern[str]:
-    parts: list[str] = []
-    escaped = False
-    for character in pattern:
-        if escaped:
-            parts.append(re.escape(character))
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        else:
-            parts.append({"%": ".*", "_": "."}.get(character, re.escape(character)))
-    return re.compile("".join(parts), re.DOTALL | (re.IGNORECASE if ignore_case else 0))
-
-
-def _negated(holds: Callable[[str | None], bool], *, null_tests: bool) -> Callable[[str | None], bool]:
-    # In SQL `not` of an unknown comparison is unknown still; only the tests for null know about null.
-    if null_tests:
-        return lambda text: not holds(text)
-    return lambda text: text is not None and not holds(text)
+def _type(column: Column) -> sql.SQL:
+    return sql.SQL(column.sql_type)  # pyright: ignore[reportArgumentType] - quoted by the server itself

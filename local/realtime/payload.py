@@ -22,7 +22,7 @@ def change_payload(change: Change, table: Table, columns: AbstractSet[str]) -> o
     payload["columns"] = [{"name": column.name, "type": table.columns[column.name].type_name} for column in shown]
     names = {column.name for column in shown}
     if change.new is not None:
-        payload["record"] = _record(change.new, table, names)
+        payload["record"] = _record(_restored(change.new, change.old), table, names)
     if change.kind != "INSERT":
         keys = {column.name for column in table.primary_key}
         # Nobody can be asked whether they could see a row that is gone, so under RLS only its key is told.
@@ -36,7 +36,7 @@ def change_payload(change: Change, table: Table, columns: AbstractSet[str]) -> o
                 payload[name] = {
                     column: value
                     for column, value in payload[name].items()
-                    if len(orjson.dumps(value)) <= LARGEST_KEPT_VALUE
+                    if value is not None and len(orjson.dumps(value)) <= LARGEST_KEPT_VALUE
                 }
         text = orjson.dumps(payload)
     return orjson.Fragment(text)
@@ -64,6 +64,11 @@ def _frame(change: Change) -> dict[str, Any]:
         "columns": [],
         "errors": None,
     }
+
+
+def _restored(new: Row, old: Row | None) -> Row:
+    """The new row with what it does not repeat: a large value that did not change stands in the old row, if at all."""
+    return {name: (old or {}).get(name, value) if value is UNCHANGED else value for name, value in new.items()}
 
 
 def _identity(change: Change, keys: AbstractSet[str]) -> Row:

@@ -1,7 +1,7 @@
 """Who is present on a topic: each tracked channel's own words, under the key it chose.
 
-The full state goes to a channel when it joins, differences to all who listen after that. Kept in memory: presence
-ends with the socket that claimed it.
+The full state goes to a channel that wants presence when it joins or begins to be present, differences to all who may
+hear of it after that. Kept in memory: presence ends with the socket that claimed it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from local.realtime.channels import Channel, Hub
+from local.realtime.channels import Channel
+from local.realtime.hub import Hub
 
 Metas = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -19,7 +20,12 @@ Metas = dict[str, dict[str, list[dict[str, Any]]]]
 @dataclass(frozen=True, slots=True)
 class _Entry:
     key: str
-    meta: Mapping[str, Any]
+    words: Mapping[str, Any]
+    reference: Mapping[str, str]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return {**self.words, **self.reference}
 
 
 class Presence:
@@ -34,14 +40,16 @@ class Presence:
         peers = self._hub.listeners(channel.topic, private=channel.config.private)
         return _grouped([self._entries[peer] for peer in peers if peer in self._entries])
 
-    def track(self, channel: Channel, meta: Mapping[str, Any]) -> None:
-        """Be present with these words, instead of those said before."""
+    def track(self, channel: Channel, words: Mapping[str, Any]) -> None:
+        """Be present with these words, instead of those said before. The same words again are nothing new."""
         before = self._entries.get(channel)
+        if before is not None and before.words == words:
+            return
         key = before.key if before else channel.config.presence_key or str(uuid4())
         reference = {"phx_ref": uuid4().hex[:16]}
         if before:
-            reference["phx_ref_prev"] = before.meta["phx_ref"]
-        entry = _Entry(key, {**meta, **reference})
+            reference["phx_ref_prev"] = before.reference["phx_ref"]
+        entry = _Entry(key, words, reference)
         self._entries[channel] = entry
         self._tell(channel, joins=[entry], leaves=[before] if before else [])
 
@@ -53,12 +61,12 @@ class Presence:
     def _tell(self, channel: Channel, *, joins: list[_Entry], leaves: list[_Entry]) -> None:
         difference = {"joins": _grouped(joins), "leaves": _grouped(leaves)}
         for peer in self._hub.listeners(channel.topic, private=channel.config.private):
-            if peer.config.presence and peer.access.presence:
+            if peer.access.presence:
                 peer.push("presence_diff", difference)
 
 
 def _grouped(entries: list[_Entry]) -> Metas:
     grouped: Metas = {}
     for entry in entries:
-        grouped.setdefault(entry.key, {"metas": []})["metas"].append(dict(entry.meta))
+        grouped.setdefault(entry.key, {"metas": []})["metas"].append(entry.meta)
     return grouped

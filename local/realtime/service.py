@@ -10,18 +10,19 @@ from collections.abc import Sequence
 import psycopg
 
 from local.realtime.authorization import Authorizer
-from local.realtime.changes import PUBLICATION, ChangeFeed
-from local.realtime.channels import Channel, Hub
+from local.realtime.changes import PUBLICATION, ChangeFeed, NotSubscribed
+from local.realtime.channels import Channel
 from local.realtime.feed import Feed
-from local.realtime.filters import InvalidFilter
+from local.realtime.hub import Hub
 from local.realtime.pgoutput import Change, Row
 from local.realtime.presence import Presence
 from local.realtime.protocol import Broadcast
 from local.services import Services
 
 MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
-PAUSE_BYTES = 128 * 1024  # backlog of a socket that is worth waiting for; it is dropped at 1 MB
+PAUSE_BYTES = 128 * 1024  # backlog of a socket that is worth waiting for; it is dropped at 8 MB
 LONGEST_PAUSE_SECONDS = 0.1
+SUBSCRIBED = "Subscribed to PostgreSQL"
 _MESSAGES = ("realtime", "messages")
 
 _log = logging.getLogger("local.realtime")
@@ -60,17 +61,26 @@ class Realtime:
         if not channel.requests:
             return
         try:
+            await self.register(channel)
+        except NotSubscribed as exc:
+            channel.system("error", str(exc))
+        else:
+            channel.system("ok", SUBSCRIBED)
+
+    async def register(self, channel: Channel) -> None:
+        """Register the channel's requests for row changes.
+
+        Raises:
+            NotSubscribed: they cannot be served.
+        """
+        try:
             await self.changes.subscribe(channel, channel.identity, channel.requests)
-        except InvalidFilter as exc:
-            channel.system("error", f"Unable to subscribe to changes with given parameters. {exc}")
         except psycopg.Error as exc:
             # If the database is away the stream is too, and when it is back the channel is subscribed again.
             _log.warning("realtime.subscribe_failed topic=%s error=%s", channel.topic, str(exc).strip())
-            channel.system("error", "Unable to subscribe to changes: the database refused or is not available")
-        else:
-            if channel.closed:
-                self.changes.unsubscribe(channel.requests)
-            channel.system("ok", "Subscribed to PostgreSQL")
+            raise NotSubscribed("Unable to subscribe to changes: the database refused or is not available") from exc
+        if channel.closed:
+            self.changes.unsubscribe(channel.requests)
 
     async def _deliver(self, changes: Sequence[Change]) -> None:
         rows: list[Change] = []

@@ -15,10 +15,11 @@ import psycopg
 
 from local.keys import CLOCK_SKEW_SECONDS
 from local.realtime.authorization import Access, Extension, Identity, Refused, identify
+from local.realtime.changes import NotSubscribed
 from local.realtime.channels import TOPIC_PREFIX, Channel, JoinConfig, Outlet, Status, reply
 from local.realtime.protocol import Message
-from local.realtime.replay import replay
-from local.realtime.service import Realtime
+from local.realtime.replay import Stored, replay, stored_messages, wish_of
+from local.realtime.service import SUBSCRIBED, Realtime
 
 CHANNELS_PER_SOCKET = 100
 _EVERYTHING = Access(broadcast=True, presence=True)
@@ -47,7 +48,9 @@ class Session:
             return
         channel = self._channels.get(message.topic)
         if channel is None:
-            self._reply(message, "error", {"reason": "unmatched topic"})
+            # A client may leave what the server has closed already.
+            left = message.event == "phx_leave"
+            self._reply(message, "ok" if left else "error", {} if left else {"reason": "unmatched topic"})
             return
         match message.event:
             case "phx_leave":
@@ -59,7 +62,7 @@ class Session:
             case "presence":
                 await self._presence(channel, message)
             case _:
-                channel.reply(message.ref, "error", {"reason": f"unknown event {message.event!r}"})
+                _log.info("realtime.unknown_event topic=%s event=%s", channel.topic, message.event)
 
     def close(self) -> None:
         """Leave everything: the socket is gone."""
@@ -90,82 +93,132 @@ class Session:
         self._channels[message.topic] = channel
         self._realtime.hub.add(channel)
         self._expire(channel)
-        await self._welcome(channel, message)
+        try:
+            await self._welcome(channel, message)
+        except Refused as exc:
+            self._drop(channel)
+            self._reply(message, "error", {"reason": str(exc)})
 
     async def _admitted(self, topic: str, message: Message) -> Channel:
         """Make the channel, if its token and the policies allow it and the database can be heard."""
         config = JoinConfig.of(message.payload)
+        wish_of(config)
         token = self._usable(message.payload.get("access_token"))
         identity = identify(self._realtime.keys, token)
         try:
             await self._realtime.feed.ready()
         except TimeoutError as exc:
-            raise Refused("UnableToConnectToProject: Realtime was unable to connect to the project database") from exc
-        access = await self._access(identity, topic) if config.private else _EVERYTHING
+            raise _no_database() from exc
+        access = await self._access(identity, topic, presence=config.presence) if config.private else _EVERYTHING
         return Channel(self._outlet, topic, message.join_ref, config, token, identity, access)
 
-    async def _access(self, identity: Identity, topic: str) -> Access:
+    async def _access(self, identity: Identity, topic: str, *, presence: bool) -> Access:
         try:
-            return await self._realtime.authorizer.read_access(identity, topic, self._headers)
-        except psycopg.Error as exc:
+            return await self._realtime.authorizer.read_access(identity, topic, self._headers, presence=presence)
+        except psycopg.OperationalError as exc:
             _log.warning("realtime.authorization_failed topic=%s error=%s", topic, str(exc).strip())
-            raise Refused("ErrorAuthorizingWebsocket: The policies of the channel could not be checked") from exc
+            raise _no_database() from exc
 
     async def _welcome(self, channel: Channel, message: Message) -> None:
-        changes = [{**params, "id": id_} for id_, params in zip(channel.requests, channel.config.changes, strict=True)]
+        """Answer a join, with everything that comes right after the answer."""
+        stored = await self._stored(channel)
+        waits = channel.config.await_changes and bool(channel.requests)
+        if waits:
+            try:
+                await self._realtime.register(channel)
+            except NotSubscribed as exc:
+                raise Refused("RealtimeDisabledForConfiguration", str(exc)) from exc
+        changes = [{**params, "id": id_} for id_, params in channel.requests.items()]
         channel.reply(message.ref, "ok", {"postgres_changes": changes})
-        if channel.config.presence and channel.access.presence:
-            channel.push("presence_state", self._realtime.presence.state(channel))
+        replay(channel, stored)
+        self._tell_presence(channel)
         if channel.config.replication_ready:
             channel.system("ok", "Replication connection established", extension="system")
-        await replay(channel, self._realtime.admin_pool)
-        await self._realtime.subscribe(channel)
+        if waits:
+            channel.system("ok", SUBSCRIBED)
+        else:
+            await self._realtime.subscribe(channel)
+
+    async def _stored(self, channel: Channel) -> list[Stored]:
+        wish = wish_of(channel.config)
+        if wish is None:
+            return []
+        if not channel.access.broadcast:
+            text = f"You do not have permissions to read from this Channel topic: {channel.topic}"
+            raise Refused("Unauthorized", text)
+        channel.hold()
+        return await stored_messages(channel.topic, wish, self._realtime.admin_pool)
+
+    def _tell_presence(self, channel: Channel) -> None:
+        if channel.present and channel.access.presence:
+            channel.push("presence_state", self._realtime.presence.state(channel))
 
     def _leave(self, channel: Channel, message: Message) -> None:
         channel.reply(message.ref, "ok", {})
         self._close(channel)
 
     async def _renew(self, channel: Channel, token: object) -> None:
-        """Go on with a new token, or end the channel if it no longer opens it."""
-        fresh = self._usable(token)
-        if fresh == channel.token:
+        """Go on with a new token, or end the channel if it no longer opens it. An API key in its place is no token."""
+        if not isinstance(token, str) or token.startswith("sb_") or token == channel.token:
             return
         try:
-            identity = identify(self._realtime.keys, fresh)
-            access = await self._access(identity, channel.topic) if channel.config.private else _EVERYTHING
+            identity = identify(self._realtime.keys, token)
+            access = _EVERYTHING
+            if channel.config.private:
+                access = await self._access(identity, channel.topic, presence=channel.present)
         except Refused as exc:
-            self._end(channel, str(exc))
+            self._end(channel, exc.text)
             return
-        channel.token, channel.identity, channel.access = fresh, identity, access
+        before = channel.access
+        if (before.broadcast and not access.broadcast) or (before.presence and not access.presence):
+            self._end(channel, f"You no longer have permission to read from this Channel topic: {channel.topic}")
+            return
+        channel.token, channel.identity, channel.access = token, identity, access
         channel.writable.clear()
         self._expire(channel)
         await self._realtime.subscribe(channel)
 
     async def _broadcast(self, channel: Channel, message: Message) -> None:
-        if message.broadcast is None:
+        # As on Supabase, nobody is told that they may not speak; to wait for the answer ends in a time-out.
+        if message.broadcast is None or not await self._may_write(channel, "broadcast"):
             return
-        if not await self._may_write(channel, "broadcast"):
-            if channel.config.ack:
-                reason = "Unauthorized: You do not have permissions to write to this Channel topic"
-                channel.reply(message.ref, "error", {"reason": reason})
-            return
-        self._realtime.hub.publish(channel.topic, message.broadcast, private=channel.config.private, sender=channel)
-        if channel.config.ack:
+        said = self._realtime.hub.publish(
+            channel.topic, message.broadcast, private=channel.config.private, sender=channel
+        )
+        if channel.config.ack and said:
             channel.reply(message.ref, "ok", {})
+        elif channel.config.ack:
+            channel.reply(message.ref, "error", {"reason": "payload_size_exceeded"})
 
     async def _presence(self, channel: Channel, message: Message) -> None:
-        event, words = message.payload.get("event"), message.payload.get("payload")
-        meta = cast("dict[str, Any]", words) if isinstance(words, dict) else {}
-        if not await self._may_write(channel, "presence"):
-            channel.reply(message.ref, "error", {"reason": "Unauthorized: You may not be present on this topic"})
-        elif event == "track":
-            self._realtime.presence.track(channel, meta)
-            channel.reply(message.ref, "ok", {})
-        elif event == "untrack":
-            self._realtime.presence.untrack(channel)
-            channel.reply(message.ref, "ok", {})
-        else:
-            channel.reply(message.ref, "error", {"reason": "presence is either track or untrack"})
+        words: object = message.payload.get("payload", {})
+        match str(message.payload.get("event", "")).lower():
+            case "track" if not await self._may_write(channel, "presence"):
+                channel.reply(message.ref, "error", {"reason": "Unauthorized: You may not be present on this topic"})
+            case "track" if not isinstance(words, dict):
+                channel.reply(message.ref, "error", {"reason": "Presence track payload must be a map"})
+            case "track":
+                await self._track(channel, message, cast("dict[str, Any]", words))
+            case "untrack":
+                self._realtime.presence.untrack(channel)
+                channel.reply(message.ref, "ok", {})
+            case _:
+                channel.reply(message.ref, "error", {"reason": "presence is either track or untrack"})
+
+    async def _track(self, channel: Channel, message: Message, words: Mapping[str, Any]) -> None:
+        """Be present. A channel that did not want to hear of presence when it joined does from now on."""
+        begins = not channel.present
+        if begins and channel.config.private:
+            try:
+                channel.access = await self._access(channel.identity, channel.topic, presence=True)
+            except Refused as exc:
+                channel.reply(message.ref, "error", {"reason": str(exc)})
+                return
+        channel.present = True
+        channel.reply(message.ref, "ok", {})
+        self._realtime.presence.track(channel, words)
+        if begins:
+            self._tell_presence(channel)
 
     async def _may_write(self, channel: Channel, extension: Extension) -> bool:
         if not channel.config.private:
@@ -175,7 +228,7 @@ class Session:
                 channel.writable[extension] = await self._realtime.authorizer.may_write(
                     channel.identity, channel.topic, extension, self._headers
                 )
-            except psycopg.Error as exc:
+            except psycopg.OperationalError as exc:
                 _log.warning("realtime.authorization_failed topic=%s error=%s", channel.topic, str(exc).strip())
                 return False
         return channel.writable[extension]
@@ -216,3 +269,7 @@ class Session:
     def _reply(self, message: Message, status: Status, response: Mapping[str, object]) -> None:
         answer = reply(self._outlet.version, message.topic, message.ref, message.join_ref, status, response)
         self._outlet.send(answer)
+
+
+def _no_database() -> Refused:
+    return Refused("UnableToConnectToProject", "Realtime was unable to connect to the project database")

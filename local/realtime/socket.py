@@ -17,7 +17,7 @@ from local.realtime.protocol import BadFrame, Frame, Version, decode, version_of
 from local.realtime.service import Realtime
 from local.realtime.session import Session
 
-QUEUE_BYTES = 1024 * 1024
+QUEUE_BYTES = 8 * 1024 * 1024  # two of the largest broadcasts, and some
 IDLE_SECONDS = 60.0  # clients send a heartbeat every 25 to 30 seconds
 
 _log = logging.getLogger("local.realtime")

@@ -21,7 +21,8 @@ from local.realtime.pgoutput import Change, Decoder, PgoutputError
 
 CONNECT_SECONDS = 5
 REPORT_SECONDS = 10.0  # how often the server is told what was received; it gives up after 60 s
-BATCH_CHANGES = 250  # so that one huge transaction is delivered in parts and not held in memory
+# So that one huge transaction is delivered in parts and not held in memory.
+BATCH_CHANGES, BATCH_BYTES = 250, 1024 * 1024
 
 _POSTGRES_EPOCH = 946_684_800  # seconds from 1970 to 2000
 _DATA = struct.Struct("!qqq")  # start of the message in the log, end of the log, send time
@@ -101,12 +102,14 @@ class ChangeStream:
 
     def _received_changes(self) -> list[Change]:
         changes: list[Change] = []
-        while len(changes) < BATCH_CHANGES:
+        taken = 0
+        while not changes or (len(changes) < BATCH_CHANGES and taken < BATCH_BYTES):
             size, data = self._pgconn.get_copy_data(1)
             if size == 0:
                 break
             if size < 0:
                 raise psycopg.OperationalError(f"replication ended: {self._pgconn.get_error_message()}")
+            taken += size
             change = self._message(bytes(data))
             if change is not None:
                 changes.append(change)

@@ -21,6 +21,7 @@ from psycopg import sql
 
 from local.realtime.authorization import Identity, Refused, impersonate
 from local.realtime.catalog import Catalog, Reader, Table
+from local.realtime.database import is_away
 from local.realtime.pgoutput import Change, Relation, Row
 from local.services import Pool
 
@@ -119,7 +120,7 @@ class Visibility:
                     found: list[tuple[int]] = await cursor.fetchall()
                     seen.visible.update((rows[number - 1][0], identity) for (number,) in found)
         except (psycopg.Error, Refused) as exc:
-            if isinstance(exc, psycopg.OperationalError) and _is_away(exc):
+            if isinstance(exc, psycopg.Error) and is_away(exc):
                 raise
             _log.warning("realtime.rls_check_failed role=%s error=%s", identity.role, str(exc).strip())
             seen.failed.add(identity)
@@ -161,8 +162,3 @@ def _in_progress(xid: int, xmax: int, running: Collection[int]) -> bool:
     distance = (xid - xmax) & 0xFFFFFFFF
     full = xmax + distance - (1 << 32 if distance >= 1 << 31 else 0)
     return full >= xmax or full in running
-
-
-def _is_away(error: psycopg.OperationalError) -> bool:
-    # Class 08 is the connection, 57P the server's end; what libpq itself finds has no code.
-    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))

@@ -1,18 +1,21 @@
-"""A table of notes under RLS, and what a listener heard, for the tests of /realtime/v1."""
+"""A table of notes under RLS, what a listener heard, and a client without a library, for the tests of /realtime/v1."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import itertools
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+import websockets
 from realtime import AsyncRealtimeChannel, RealtimeSubscribeStates
 from supabase import AsyncClient
 
-from tests.support.stack import Stack
+from tests.support.stack import Stack, stack_over
 
 WAIT_SECONDS = 15.0
 
@@ -106,3 +109,84 @@ async def write_notes(stack: Stack, owner: str, *bodies: str) -> None:
     async with administrator(stack) as connection:
         for body in bodies:
             await connection.execute("insert into notes (owner, body) values (%s, %s)", [owner, body])
+
+
+@asynccontextmanager
+async def stack_with_notes(database_url: str) -> AsyncGenerator[Stack]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(NOTES)
+    async with stack_over(database_url) as running:
+        yield running
+
+
+@dataclass
+class Socket:
+    """A client that says and hears frames of protocol 1.0.0 as they are. Its joins have the ref that they return."""
+
+    connection: websockets.ClientConnection
+    refs: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    async def push(self, topic: str, event: str, payload: Mapping[str, Any], **fields: Any) -> str:
+        """Say something on a topic; the ref that an answer would have."""
+        ref = str(next(self.refs))
+        frame = {"topic": f"realtime:{topic}", "event": event, "payload": payload, "ref": ref, **fields}
+        await self.connection.send(json.dumps(frame))
+        return ref
+
+    async def join(self, topic: str, config: Mapping[str, Any] | None = None, **payload: Any) -> dict[str, Any]:
+        """Join a topic; the payload of the answer."""
+        ref = str(next(self.refs))
+        frame = {"topic": f"realtime:{topic}", "event": "phx_join", "ref": ref, "join_ref": ref}
+        await self.connection.send(json.dumps({**frame, "payload": {"config": config or {}, **payload}}))
+        return await answer(self.connection, ref)
+
+    async def ask(self, topic: str, event: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Say something and return the payload of the answer."""
+        return await answer(self.connection, await self.push(topic, event, payload))
+
+    async def hear(self, event: str) -> dict[str, Any]:
+        """The payload of the next such event, whatever comes before it."""
+        return (await self.frame(event))["payload"]
+
+    async def frame(self, event: str) -> dict[str, Any]:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                frame = json.loads(await self.connection.recv())
+                if frame["event"] == event:
+                    return frame
+
+    async def heard_by_now(self) -> list[dict[str, Any]]:
+        """All frames up to the answer of a heartbeat, without that."""
+        ref = f"now {next(self.refs)}"
+        await self.connection.send(json.dumps({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": ref}))
+        frames: list[dict[str, Any]] = []
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                frame = json.loads(await self.connection.recv())
+                if frame["ref"] == ref:
+                    return frames
+                frames.append(frame)
+
+
+@asynccontextmanager
+async def raw_socket(stack: Stack, **query: str) -> AsyncGenerator[websockets.ClientConnection]:
+    """A client without a client library. Without compression too: a repeated letter would be no load."""
+    parameters = "&".join(f"{name}={value}" for name, value in {"apikey": stack.anon_key, **query}.items())
+    url = stack.url.replace("http", "ws") + f"/realtime/v1/websocket?{parameters}"
+    async with websockets.connect(url, compression=None, max_size=None) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def socket(stack: Stack, **query: str) -> AsyncGenerator[Socket]:
+    async with raw_socket(stack, **query) as connection:
+        yield Socket(connection)
+
+
+async def answer(connection: websockets.ClientConnection, ref: str) -> dict[str, Any]:
+    """The reply to message `ref`, whatever comes before it."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            frame = json.loads(await connection.recv())
+            if frame["event"] == "phx_reply" and frame["ref"] == ref:
+                return frame["payload"]
