@@ -19,11 +19,11 @@ from tests.support.stack import Stack
 THINGS = """
 create extension if not exists citext schema extensions;
 create type public.mood as enum ('sad', 'ok', 'happy');
-create schema private;
-create domain private.grade as int check (value between 1 and 6);
+
+create domain public.grade as int check (value between 1 and 6);
 create table public.things (
   id int primary key, name text, code char(4), done boolean, price numeric, mood public.mood, tags text[],
-  span int4range, doc jsonb, raw bytea, grade private.grade, label extensions.citext, at timestamptz, word varchar(20)
+  span int4range, doc jsonb, raw bytea, grade public.grade, label extensions.citext, at timestamptz, word varchar(20)
 );
 grant select on public.things to anon, authenticated;
 alter publication supabase_realtime add table public.things;

@@ -96,13 +96,6 @@ async def test_a_presence_or_broadcast_nested_too_deeply_is_skipped_and_the_sock
         assert await answer(client, "401") == {"status": "ok", "response": {}}
 
 
-async def test_a_topic_that_was_not_joined_answers_so(stack: Stack) -> None:
-    async with raw_socket(stack) as client:
-        await client.send('{"topic":"realtime:x","event":"phx_leave","payload":{},"ref":"1"}')
-
-        assert await answer(client, "1") == {"status": "error", "response": {"reason": "unmatched topic"}}
-
-
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
@@ -125,3 +118,13 @@ async def test_an_http_broadcast_is_accepted_or_said_to_be_wrong(
 
     assert accepted.status_code == status
     assert refused.status_code == 401
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "eyJhbGciOiJub25lIn0.eyJyb2xlIjoic2VydmljZV9yb2xlIn0."])
+async def test_a_socket_without_a_valid_key_is_refused_with_401(stack: Stack, token: str) -> None:
+    with pytest.raises(websockets.InvalidStatus) as refusal:
+        async with raw_socket(stack, apikey=token):
+            pass
+
+    assert refusal.value.response.status_code == 401
+    assert "error" in json.loads(refusal.value.response.body or b"{}")
