@@ -20,8 +20,9 @@ from local.realtime.filter_syntax import Condition, parse
 from local.realtime.judge import Judge, Question
 
 MOST_IN_LIST = 100
-# Types whose equal values have equal texts: bool, text, varchar, date, timestamp, timestamptz, uuid.
-_PLAIN_OIDS = frozenset({16, 25, 1043, 1082, 1114, 1184, 2950})
+# Types whose equal values have equal texts, the same in a cast as in the log (where true is `t`): text, varchar, date,
+# timestamp, timestamptz, uuid.
+_PLAIN_OIDS = frozenset({25, 1043, 1082, 1114, 1184, 2950})
 _BOOLEAN_OID = 16
 _SIGNS: Mapping[str, str] = {
     "eq": "=",
@@ -124,7 +125,7 @@ async def _checked(condition: Condition, column: Column, judge: Judge, question:
     if condition.operator == "in":
         values = sql.SQL("unnest({}{}[])").format(sql.Literal(condition.value), of_type)
     else:
-        values = sql.SQL("unnest(array[{}{}])").format(sql.Literal(condition.value), of_type)
+        values = sql.SQL("(values ({}{}))").format(sql.Literal(condition.value), of_type)
     try:
         texts = await judge.texts(values)
         if len(texts) > MOST_IN_LIST:

@@ -50,7 +50,7 @@ class Judge:
         """
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(_SETTINGS)
-            cursor = await connection.execute(sql.SQL("select value::text from {} as value").format(values))
+            cursor = await connection.execute(sql.SQL("select value::text from {} as t(value)").format(values))
             return [row[0] for row in await cursor.fetchall()]
 
     async def ask(self, asked: Collection[Asked]) -> Answers:

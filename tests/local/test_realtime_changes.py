@@ -31,9 +31,9 @@ alter publication supabase_realtime add table public.everything;
 """
 INSERT = """
 insert into public.everything values (
-  1, 9007199254740993, 12345678901234567890.10, 'NaN', '\\xdeadbeef', '2026-01-02 03:04:05.6+02', '2026-01-02 03:04:05',
-  '2026-01-02', '03:04:05', '1 day 02:00', '{1,NULL,3}', '{{a,"b c"},{NULL,"NULL"}}', '{"k": [1, 2.50, null]}', '{"x":1}',
-  'happy', '{sad,happy}', true, '10.0.0.1/8', '00000000-0000-0000-0000-000000000001', '[1,5)', null
+  1, 9007199254740993, 12345678901234567890.10, 'NaN', '\\xdeadbeef', '2026-01-02 03:04:05.6+02',
+  '2026-01-02 03:04:05', '2026-01-02', '03:04:05', '1 day 02:00', '{1,NULL,3}', '{{a,"b c"},{NULL,"NULL"}}',
+  '{"k": [1, 2.50, null]}', '{"x":1}', 'happy', '{sad,happy}', true, '10.0.0.1/8', '00000000-0000-0000-0000-000000000001', '[1,5)', null
 )
 """
 
@@ -212,8 +212,9 @@ async def test_bindings_of_one_channel_get_what_each_asked_for_and_the_ids_say_w
         statement = "insert into notes (owner, body) values (%s, %s)"
         await connection.execute(statement, [owner.user_id, "x"])
         await connection.execute(statement, [owner.user_id, "y"])
+        told = [await client.hear("postgres_changes") for _ in range(2)]
         await connection.execute("delete from notes where body = 'y'")
-        told = [await client.hear("postgres_changes") for _ in range(3)]
+        told.append(await client.hear("postgres_changes"))
 
     assert joined["response"]["postgres_changes"] == [
         {**wish, "id": id_} for wish, id_ in zip(wishes, ids, strict=True)
