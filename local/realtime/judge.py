@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import LiteralString, cast
 
 import psycopg
 from psycopg import sql
@@ -102,7 +102,7 @@ class Judge:
                 sql.SQL("select {}").format(sql.SQL(", ").join(columns)),
                 [list(values) for values in by_question.values()],
             )
-            row: Sequence[list[bool]] = await cursor.fetchone() or ()
+            row = cast("Sequence[list[bool]]", await cursor.fetchone())
         return {
             (question, value): answer
             for (question, values), answers in zip(by_question.items(), row, strict=True)

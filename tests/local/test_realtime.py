@@ -221,25 +221,6 @@ async def test_a_message_sent_by_http_reaches_public_listeners_and_private_ones_
     assert [message["payload"] for message in heard.broadcasts] == [{"from": "owner"}]
 
 
-async def test_presence_tells_who_comes_and_goes(stack: Stack) -> None:
-    watcher, visitor = await stack.client(), await stack.client()
-    joined, left = [], []
-    seen = watcher.channel("lobby")
-    seen.on_presence_join(lambda key, _current, new: joined.append((key, new[0]["name"])))
-    seen.on_presence_leave(lambda key, _current, gone: left.append((key, gone[0]["name"])))
-    await seen.subscribe()
-    presence = {"key": "visitor", "enabled": True}
-    visiting = visitor.channel("lobby", {"config": {"broadcast": None, "presence": presence, "private": False}})
-    await visiting.subscribe()
-
-    await visiting.track({"name": "Ada"})
-    await until(lambda: joined)
-    await visitor.remove_channel(visiting)
-    await until(lambda: left)
-
-    assert joined == left == [("visitor", "Ada")]
-
-
 async def test_leaving_ends_what_a_channel_hears(stack: Stack) -> None:
     owner = await stack.sign_up()
     channel, left = await watch(owner.client, "left")
