@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench import claim, distance, growth, latency, memory, storage, throughput, vault
+from bench import claim, distance, growth, latency, memory, storage, subscribers, throughput, vault
 from bench.server import served
 
 DEFAULT = "throughput"
@@ -21,6 +21,7 @@ MEASUREMENTS: Mapping[str, ModuleType] = {
     "distance": distance,
     "memory": memory,
     "growth": growth,
+    "realtime": subscribers,
     "vault": vault,
 }
 

@@ -21,7 +21,14 @@ FUNCTIONS = "--functions"
 
 @asynccontextmanager
 async def gateway(database_url: str, *, functions: bool = False) -> AsyncGenerator[str]:
-    """Hold a gateway while the block runs, and give its URL; it ends when its input closes, also if we are killed."""
+    """Hold a gateway while the block runs, and give its URL."""
+    async with gateway_process(database_url, functions=functions) as (api_url, _):
+        yield api_url
+
+
+@asynccontextmanager
+async def gateway_process(database_url: str, *, functions: bool) -> AsyncGenerator[tuple[str, int]]:
+    """Hold a gateway: its URL and its process. It ends when its input closes, also if we are killed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -38,7 +45,7 @@ async def gateway(database_url: str, *, functions: bool = False) -> AsyncGenerat
         api_url = (await process.stdout.readline()).decode().strip()
         if not api_url:
             raise RuntimeError("the gateway did not start")
-        yield api_url
+        yield api_url, process.pid
     finally:
         process.stdin.close()
         await process.wait()

@@ -68,7 +68,8 @@ async def stored_messages(topic: str, wish: Wish, admin_pool: Pool) -> list[Stor
                 "select id::text, event, coalesce(payload::text, 'null'), binary_payload from realtime.messages"
                 " where topic = %s and private and extension = 'broadcast' and event is not null"
                 " and inserted_at >= to_timestamp(%s / 1000.0) at time zone current_setting('timezone')"
-                " order by inserted_at desc limit %s",
+                # Messages of one transaction have one time, and lie in the table in the order of their writing.
+                " order by inserted_at desc, ctid desc limit %s",
                 [topic, wish.since, wish.limit],
             )
             rows = await cursor.fetchall()
