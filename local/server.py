@@ -76,6 +76,7 @@ async def serving(app: Starlette, listener: socket.socket) -> AsyncGenerator[Non
             app,
             http="httptools",
             ws="websockets-sansio",
+            ws_per_message_deflate=False,  # to save bytes on loopback costs time, and memory for every socket
             lifespan="off",  # run here, so that what fails in it is raised and not only logged
             log_config=None,
             access_log=False,

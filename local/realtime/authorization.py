@@ -13,7 +13,7 @@ from typing import Any, Literal, LiteralString
 
 import orjson
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 
 from local.keys import InvalidToken, Keys
@@ -91,12 +91,22 @@ async def impersonate(connection: AsyncConnection[TupleRow], identity: Identity)
     Raises:
         Refused: there is no such role for a token to take on.
     """
-    cursor = await connection.execute(
+    if not has_become(await become(connection, identity)):
+        raise Refused("Unauthorized", f"role {identity.role!r} does not exist")
+
+
+async def become(connection: AsyncConnection[TupleRow], identity: Identity) -> AsyncCursor[TupleRow]:
+    """Take on the identity, in a pipeline too: `has_become` tells later whether that came about. If it did not, what
+    was asked after it was asked as somebody else.
+    """
+    return await connection.execute(
         _IMPERSONATE,
         {"role": identity.role, "sub": identity.sub, "claims": identity.claims, "search_path": SEARCH_PATH},
     )
-    if cursor.rowcount != 1:
-        raise Refused("Unauthorized", f"role {identity.role!r} does not exist")
+
+
+def has_become(cursor: AsyncCursor[TupleRow]) -> bool:
+    return cursor.rowcount == 1
 
 
 class Authorizer:

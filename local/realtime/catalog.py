@@ -32,6 +32,7 @@ left join pg_index i on i.indrelid = c.oid and i.indisprimary
 where c.oid = %s
 order by a.attnum
 """
+# A role that a token cannot take on reads nothing.
 _READER: LiteralString = """
 select r.rolsuper or r.rolbypassrls as bypasses_rls,
        case when has_schema_privilege(r.oid, c.relnamespace, 'usage') then array(
@@ -40,7 +41,7 @@ select r.rolsuper or r.rolbypassrls as bypasses_rls,
            and has_column_privilege(r.oid, c.oid, a.attnum, 'select')
        ) else '{}' end as columns
 from pg_roles r, pg_class c
-where r.rolname = %s and c.oid = %s
+where r.rolname = %s and c.oid = %s and pg_has_role('authenticator', r.oid, 'member')
 """
 _PUBLISHED: LiteralString = """
 select c.oid::int8 as oid

@@ -1,8 +1,8 @@
 """Which of the listeners may see which rows: the tables' own policies are asked, as each listener.
 
-A batch costs one query per table and distinct identity, however many rows and channels it has. As on Supabase a row
-must be visible when it is looked at, a moment after its commit. The deletion of a row, which nobody can look at any
-more, is told to everyone; what is told of it is the caller's to limit.
+A batch costs one query per table and distinct identity, however many rows and channels it has, and few round trips. As
+on Supabase a row must be visible when it is looked at, a moment after its commit. The deletion of a row, which nobody
+can look at any more, is told to everyone; what is told of it is the caller's to limit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import LiteralString
@@ -19,7 +19,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from local.realtime.authorization import Identity, Refused, impersonate
+from local.realtime.authorization import Identity, become, has_become
 from local.realtime.catalog import Catalog, Reader, Table
 from local.realtime.database import is_away
 from local.realtime.pgoutput import Change, Relation, Row
@@ -96,34 +96,73 @@ class Visibility:
             await asyncio.sleep(VISIBLE_RETRY_SECONDS)
 
     async def _ask(self, asked: Mapping[Identity, Mapping[Relation, Sequence[Question]]], seen: Seen) -> None:
-        slots = asyncio.Semaphore(CHECKS_AT_ONCE)
-
-        async def ask(identity: Identity, by_relation: Mapping[Relation, Sequence[Question]]) -> None:
-            async with slots:
-                await self._ask_as(identity, by_relation.values(), seen)
-
+        lookups = {relation: await self._lookup(relation) for by_relation in asked.values() for relation in by_relation}
+        wishes = [
+            _Wish(identity, relation, rows, lookups[relation])
+            for identity, by_relation in asked.items()
+            for relation, rows in by_relation.items()
+        ]
         # All are waited for, even when one fails: none may go on behind the back of a stream that starts anew.
-        outcomes = await asyncio.gather(*(ask(*item) for item in asked.items()), return_exceptions=True)
+        groups = [wishes[number::CHECKS_AT_ONCE] for number in range(min(CHECKS_AT_ONCE, len(wishes)))]
+        outcomes = await asyncio.gather(*(self._ask_group(group, seen) for group in groups), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
 
-    async def _ask_as(self, identity: Identity, tables: Iterable[Sequence[Question]], seen: Seen) -> None:
+    async def _ask_group(self, group: Sequence[_Wish], seen: Seen) -> None:
+        """Ask for several at once; if that fails, for each alone, so that it fails only for those that it must."""
         try:
-            async with self._pool.connection() as connection, connection.transaction():
-                await impersonate(connection, identity)
-                for rows in tables:
-                    relation = rows[0][1].relation
-                    table = await self._catalog.table(relation)
-                    keys = [[_key(row.new, column.name) for _, row in rows] for column in table.primary_key]
-                    cursor = await connection.execute(_lookup(relation, table), keys)
-                    found: list[tuple[int]] = await cursor.fetchall()
-                    seen.visible.update((rows[number - 1][0], identity) for (number,) in found)
-        except (psycopg.Error, Refused) as exc:
-            if isinstance(exc, psycopg.Error) and is_away(exc):
+            await self._ask_all(group, seen)
+        except psycopg.Error as exc:
+            if is_away(exc):
                 raise
+            if len(group) > 1:
+                for wish in group:
+                    await self._ask_group([wish], seen)
+                return
+            identity = group[0].identity
             _log.warning("realtime.rls_check_failed role=%s error=%s", identity.role, str(exc).strip())
             seen.failed.add(identity)
+
+    async def _ask_all(self, group: Sequence[_Wish], seen: Seen) -> None:
+        """One transaction and one round trip, in which the session is one listener after the other."""
+        async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
+            cursors = [
+                (await become(connection, wish.identity), await connection.execute(wish.lookup.statement, wish.keys()))
+                for wish in group
+            ]
+            found: list[list[int]] = [[row[0] for row in await answers.fetchall()] for _, answers in cursors]
+        for wish, (became, _), numbers in zip(group, cursors, found, strict=True):
+            if has_become(became):
+                seen.visible.update((wish.rows[number - 1][0], wish.identity) for number in numbers)
+            else:
+                _log.warning("realtime.rls_check_failed role=%s error=there is no such role", wish.identity.role)
+                seen.failed.add(wish.identity)
+
+    async def _lookup(self, relation: Relation) -> _Lookup:
+        table = await self._catalog.table(relation)
+        return _Lookup(_statement(relation, table), [column.name for column in table.primary_key])
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """How rows of a table are looked up by its key."""
+
+    statement: sql.Composed
+    key: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Somebody who is to be told of rows of a table, if they may see them."""
+
+    identity: Identity
+    relation: Relation
+    rows: Sequence[Question]
+    lookup: _Lookup
+
+    def keys(self) -> list[list[str | None]]:
+        return [[_key(change.new, column) for _, change in self.rows] for column in self.lookup.key]
 
 
 def can_look_up(table: Table, reader: Reader) -> bool:
@@ -131,7 +170,7 @@ def can_look_up(table: Table, reader: Reader) -> bool:
     return bool(table.primary_key) and all(column.name in reader.columns for column in table.primary_key)
 
 
-def _lookup(relation: Relation, table: Table) -> sql.Composed:
+def _statement(relation: Relation, table: Table) -> sql.Composed:
     """Positions, from 1, of the keys whose rows are visible. One array of text for each key column."""
     names = [sql.Identifier(f"key_{number}") for number in range(len(table.primary_key))]
     return sql.SQL(

@@ -121,6 +121,14 @@ SAMPLE: Results = {
                 for steps in (10, 100, 10_000)
             ],
         },
+        "realtime": {
+            "machine": MACHINE,
+            "subscribers": 50,
+            "ms": of(20.0),
+            "sockets": 1000,
+            "alone_mb": 90.0,
+            "idle_mb": 150.0,
+        },
         "vault": {
             "machine": MACHINE,
             "rows": [

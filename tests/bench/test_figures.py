@@ -15,7 +15,7 @@ import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
 
-from bench import claim, distance, growth, latency, memory, plot, storage, vault
+from bench import claim, distance, growth, latency, memory, plot, storage, subscribers, vault
 from bench.__main__ import main
 from bench.far import far
 from bench.full_queue import PLACES, assert_places, fill, queue_more
@@ -64,7 +64,7 @@ def test_a_limit_that_was_not_measured_is_not_kept() -> None:
 
 MODULES = {
     one.__name__.removeprefix("bench."): one for one in (latency, claim, storage, distance, memory, growth, vault)
-}
+} | {"realtime": subscribers}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -144,6 +144,13 @@ def test_a_worker_that_holds_what_waits_is_a_missed_budget() -> None:
     assert memory.missed(figures) == [
         "leases of a run waiting for a person: at most 0, found 1",
         "the worker's memory for a run waiting for a person: at most 1 KB, found 8",
+    ]
+
+
+def test_late_rows_and_heavy_sockets_are_missed_budgets() -> None:
+    assert subscribers.missed(changed("realtime", ms=spread([150.0]), idle_mb=400.0)) == [
+        "row -> subscriber, p95: at most 100 ms, found 150",
+        "the gateway with idle sockets: at most 300 MB, found 400",
     ]
 
 
@@ -230,6 +237,14 @@ async def test_who_waits_has_no_lease(database_url: str) -> None:
     _, rows = await memory._rows(database_url, 2)
 
     assert {row["title"]: row["leases"] for row in rows} == {memory.HUMAN: 0, memory.TIMER: 0, memory.PERFORMING: 1}
+
+
+async def test_every_subscriber_is_told_of_every_row_and_the_gateway_is_weighed(database_url: str) -> None:
+    ms = await subscribers._lateness(database_url, 3, 4)
+    alone_mb, idle_mb = await subscribers._idle(database_url, 5)
+
+    assert ms["count"] == 12
+    assert 0 < alone_mb <= idle_mb
 
 
 async def test_a_claim_in_the_middle_reads_what_the_snapshot_does_not_have(database_url: str) -> None:

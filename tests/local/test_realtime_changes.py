@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from psycopg import sql
+from realtime import RealtimeSubscribeStates
 
 from tests.local.realtime import (
     Heard,
@@ -251,3 +253,28 @@ async def test_a_join_may_wait_for_its_subscription_and_is_refused_when_there_is
     assert good["status"] == "ok"
     assert told["message"] == "Subscribed to PostgreSQL"
     assert change["data"]["record"]["body"] == "at once"
+
+
+async def test_a_policy_that_fails_for_one_listener_hides_the_row_from_nobody_else(stack: Stack) -> None:
+    owner, unlucky = await stack.sign_up(), await stack.sign_up()
+    impossible = stack.keys.sign_jwt({"role": "postgres", "sub": owner.user_id, "exp": 4_000_000_000})
+    async with administrator(stack) as connection, socket(stack) as superuser:
+        await connection.execute(
+            sql.SQL(
+                'create policy "Fails" on notes for select to authenticated using (1 / (auth.uid() <> {})::int = 0)'
+            ).format(sql.Literal(unlucky.user_id))
+        )
+        _, heard = await watch(owner.client)
+        _, told = await watch(unlucky.client)
+        wish = {"event": "INSERT", "schema": "public", "table": "notes"}
+        await superuser.join("n", {"postgres_changes": [wish]}, access_token=impossible)
+        await superuser.hear("system")
+        await write_notes(stack, owner.user_id, "x")
+        await until(lambda: heard.changes and len(told.states) > 1)
+        to_superuser = await superuser.hear("postgres_changes")
+
+    assert heard.bodies == ["x"]
+    assert [state for state, _ in heard.states] == [RealtimeSubscribeStates.SUBSCRIBED]
+    assert told.changes == []
+    assert "Rows could not be checked against the table's policies" in told.states[1][1]
+    assert (to_superuser["data"]["errors"], to_superuser["data"]["record"]) == (["Error 401: Unauthorized"], {})
