@@ -17,9 +17,10 @@ Json = str | bool | orjson.Fragment | list["Json"] | None
 
 _BOOL, _JSON, _JSONB = 16, 114, 3802
 _TIMESTAMP, _TIMESTAMPTZ = 1114, 1184
+_BOX = 603  # the one type whose values are not separated by commas
 _NUMBERS = frozenset({20, 21, 23, 700, 701, 1700})  # int8 int2 int4 float4 float8 numeric
 _NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
-_MOMENT = re.compile(r"(\d{4,}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)(?:([+-]\d\d)(:\d\d)?)?")
+_MOMENT = re.compile(r"(\d{4,}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)(?:([+-]\d\d)(:\d\d)?)?( BC)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class ValueType:
     def to_json(self, text: str) -> Json:
         """The JSON of one value that is not null."""
         if self.element is not None:
-            return _array(text, _scalar(self.element))
+            return _array(text, _scalar(self.element), ";" if self.element == _BOX else ",")
         return _scalar(self.oid)(text)
 
 
@@ -60,14 +61,14 @@ def _boolean(text: str) -> Json:
 
 def _moment(text: str) -> Json:
     match = _MOMENT.fullmatch(text)
-    if match is None:  # infinity, and years before Christ
+    if match is None:  # infinity
         return text
-    day, time, hours, minutes = match.groups()
+    day, time, hours, minutes, before_christ = match.groups()
     zone = f"{hours}{minutes or ':00'}" if hours else ""
-    return f"{day}T{time}{zone}"
+    return f"{day}T{time}{zone}{before_christ or ''}"
 
 
-def _array(text: str, element: Callable[[str], Json]) -> Json:
+def _array(text: str, element: Callable[[str], Json], delimiter: str) -> Json:
     """Parse an array literal: `{1,NULL,{"a b"}}`, perhaps after its bounds (`[0:1]=`)."""
     stack: list[list[Json]] = []
     outer: list[Json] = []
@@ -82,14 +83,14 @@ def _array(text: str, element: Callable[[str], Json]) -> Json:
                 if stack:
                     stack[-1].append(outer)
                 position += 1
-            case ",":
+            case between if between == delimiter:
                 position += 1
             case '"':
                 item, position = _quoted(text, position + 1)
                 stack[-1].append(element(item))
             case _:
                 end = position
-                while text[end] not in ",}":
+                while text[end] not in {delimiter, "}"}:
                     end += 1
                 item, position = text[position:end], end
                 stack[-1].append(None if item == "NULL" else element(item))
