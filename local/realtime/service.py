@@ -11,7 +11,7 @@ import psycopg
 
 from local.realtime.authorization import Authorizer
 from local.realtime.changes import PUBLICATION, ChangeFeed, NotSubscribed
-from local.realtime.channels import Channel
+from local.realtime.channels import Channel, Outlet
 from local.realtime.feed import Feed
 from local.realtime.hub import Hub
 from local.realtime.pgoutput import Change, Row
@@ -36,6 +36,7 @@ class Realtime:
         self.admin_pool = services.admin_pool
         self.keys = services.keys
         self.hub = Hub()
+        self._hanging: set[Outlet] = set()
         self.presence = Presence(self.hub)
         self.authorizer = Authorizer(services.admin_pool)
         self.changes = ChangeFeed(services.pool, services.admin_pool)
@@ -93,16 +94,17 @@ class Realtime:
         await self._let_sockets_send()
 
     async def _let_sockets_send(self) -> None:
-        """Wait a moment for full sockets, so that a burst of rows does not look like a slow reader.
+        """Wait a moment for sockets that have just become full: a burst of rows must not look like a slow reader.
 
-        One that really does not read holds the others up for that moment, and only until it is dropped.
+        One that really does not read holds the others up for that moment once; until it is dropped nobody waits for it.
         """
         deadline = time.monotonic() + LONGEST_PAUSE_SECONDS
-        while self._is_backed_up() and time.monotonic() < deadline:  # noqa: ASYNC110 - sockets tell nobody
+        while self._full() - self._hanging and time.monotonic() < deadline:  # noqa: ASYNC110 - sockets tell nobody
             await asyncio.sleep(0.001)
+        self._hanging = self._full()
 
-    def _is_backed_up(self) -> bool:
-        return any(channel.outlet.backlog > PAUSE_BYTES for channel in self.hub)
+    def _full(self) -> set[Outlet]:
+        return {channel.outlet for channel in self.hub if channel.outlet.backlog > PAUSE_BYTES}
 
     def _broadcast(self, row: Row | None) -> None:
         """Say what a transaction said by `realtime.send`."""

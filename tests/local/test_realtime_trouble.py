@@ -11,6 +11,7 @@ import websockets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from local.realtime import service
 from local.realtime import socket as realtime_socket
 from tests.local.realtime import administrator, answer, listen, raw_socket, stack_with_notes, until
 from tests.support.stack import Stack
@@ -51,6 +52,27 @@ async def test_a_reader_that_is_too_slow_is_dropped_and_holds_up_nobody(
 
     assert len(heard.broadcasts) == LARGE
     assert "realtime.socket_dropped" in caplog.text  # not merely idle
+
+
+async def test_a_reader_that_hangs_is_waited_for_once_and_not_for_every_row(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "LONGEST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(realtime_socket, "QUEUE_BYTES", 100_000_000)
+    statement = "select realtime.send(jsonb_build_object('x', repeat('x', %s::int)), 'e', 'room', false)"
+    _, heard = await listen(await stack.client(), "room", private=False)
+    async with raw_socket(stack) as hanging, administrator(stack) as connection:
+        await hanging.send(json.dumps({"topic": "realtime:room", "event": "phx_join", "payload": {}, "ref": "1"}))
+        await answer(hanging, "1")
+        for _ in range(LARGE):
+            await connection.execute(statement, [200_000])
+        await until(lambda: len(heard.broadcasts) == LARGE)
+        async with asyncio.timeout(12):
+            for number in range(LARGE + 1, LARGE + 21):
+                await connection.execute(statement, [1])
+                await until(lambda number=number: len(heard.broadcasts) == number)
+
+    assert len(heard.broadcasts) == LARGE + 20
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])
