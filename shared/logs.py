@@ -35,7 +35,7 @@ _redacting = _Redacting()
 
 
 def logger(name: str) -> logging.Logger:
-    """The standard library's logger, whose records are redacted also for handlers that are not ours, such as Lambda's."""
+    """The standard library's logger. Its records are redacted also for handlers that are not ours, such as Lambda's."""
     named = logging.getLogger(name)
     named.addFilter(_redacting)
     return named
