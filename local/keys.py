@@ -140,6 +140,11 @@ class Keys:
         return key
 
 
+def claims_text(claims: Mapping[str, Any]) -> str:
+    """The claims as JSON, for `request.jwt.claims`: of any number, as a user's metadata may hold beyond 64 bits."""
+    return json.dumps(claims, ensure_ascii=False, separators=(",", ":"))
+
+
 def _segment(part: Mapping[str, Any]) -> str:
     return _base64url(json.dumps(part, separators=(",", ":")).encode())
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import orjson
-
-from local.keys import InvalidToken, Keys
+from local.keys import InvalidToken, Keys, claims_text
 from local.rest.errors import ApiError, not_authenticated
 
 ANONYMOUS_ROLE = "anon"
@@ -57,7 +55,7 @@ class Callers:
         role = claims.get("role", ANONYMOUS_ROLE)
         if not isinstance(role, str):
             raise ApiError(401, "PGRST303", "JWT role claim is not a string", headers={"WWW-Authenticate": "Bearer"})
-        caller = Caller(role, orjson.dumps({**claims, "role": role}).decode())
+        caller = Caller(role, claims_text({**claims, "role": role}))
         now = time.time()
         if len(self._known) >= _MOST_TOKENS:
             self._known.clear()

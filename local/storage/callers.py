@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import orjson
-
-from local.keys import InvalidToken, Keys, Refusal
+from local.keys import InvalidToken, Keys, Refusal, claims_text
 from local.storage.errors import StorageError, access_denied, invalid_request
 
 _REFUSALS: dict[Refusal, str] = {
@@ -50,7 +48,7 @@ def identify(keys: Keys, authorization: str | None) -> Caller:
     role, subject = claims.get("role", "anon"), claims.get("sub")
     if not isinstance(role, str):
         raise access_denied("JWT role claim is not a string")
-    return Caller(role, orjson.dumps({**claims, "role": role}).decode(), subject if isinstance(subject, str) else None)
+    return Caller(role, claims_text({**claims, "role": role}), subject if isinstance(subject, str) else None)
 
 
 def identify_or_nobody(keys: Keys, authorization: str | None) -> Caller:

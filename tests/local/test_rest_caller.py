@@ -51,6 +51,12 @@ async def test_a_users_claims_reach_the_database(shop: Shop) -> None:
     assert (seen["role"], seen["claims"]["app_metadata"]) == ("authenticated", {"plan": "pro"})
 
 
+async def test_a_number_beyond_64_bits_in_the_claims_reaches_the_database(shop: Shop) -> None:
+    seen = await ask(shop, Keys().sign_jwt(claims(user_metadata={"big": 10**22})))
+
+    assert (seen.status_code, seen.json()["claims"]["user_metadata"]) == (200, {"big": 10**22})
+
+
 async def test_a_token_without_role_is_anon(shop: Shop) -> None:
     token = Keys().sign_jwt({"exp": time.time() + 60})
 

@@ -11,6 +11,7 @@ import pytest
 from storage3 import AsyncStorageClient
 from storage3.exceptions import StorageApiError
 
+from local.keys import Keys
 from tests.support.stack import Stack
 
 VIOLATION = "new row violates row-level security policy"
@@ -245,3 +246,11 @@ async def test_a_projects_trigger_finds_storage_and_can_refuse(
     with pytest.raises(StorageApiError) as refused:
         await ada.upload("refused", b"x")
     assert refusal(refused) == ("400", "DatabaseError", "not this one")
+
+
+async def test_a_number_beyond_64_bits_in_the_claims_keeps_nobody_out(http: httpx.AsyncClient) -> None:
+    token = Keys().sign_jwt({"role": "authenticated", "exp": time.time() + 60, "user_metadata": {"big": 10**22}})
+
+    answer = await http.get("/bucket", headers={"Authorization": f"Bearer {token}"})
+
+    assert (answer.status_code, answer.json()) == (200, [])
