@@ -56,6 +56,8 @@ _MESSAGE_FORM = (
     "MESSAGE must be a JSON object with obligatory keys: 'code', 'message' and optional keys: 'details', 'hint'."
 )
 _DETAIL_FORM = "DETAIL must be a JSON object with obligatory keys: 'status', 'headers' and optional key: 'status_text'."
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _UNKNOWN_ROLE = re.compile(r'role ".*" does not exist')
 
 
@@ -83,7 +85,30 @@ class ApiError(Exception):
     def response(self) -> Response:
         body = {"code": self.code, "message": self.message, "details": self.details, "hint": self.hint}
         headers = {"Proxy-Status": f"PostgREST; error={self.code}", **self.headers}
-        return Response(orjson.dumps(body), self.status, headers, media_type=JSON_TYPE)
+        return without_forbidden_body(Response(orjson.dumps(body), self.status, headers, media_type=JSON_TYPE))
+
+
+def header_of(name: object, value: object) -> tuple[str, str]:
+    """A header that SQL asks for, its text as the UTF-8 that the wire has.
+
+    Raises:
+        ValueError: it cannot be a header, or would begin another one.
+    """
+    if not (isinstance(name, str) and isinstance(value, str)):
+        raise ValueError("a header is a name and a text")  # noqa: TRY004 - the caller knows it by its value
+    if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+        raise ValueError("a character that no header may have")
+    return name, value.encode().decode("latin-1")
+
+
+def without_forbidden_body(response: Response) -> Response:
+    """Take the body off where the status says there is none: the client would read it as its next answer."""
+    if response.status_code in {204, 304}:
+        response.body = b""
+        for name in ("content-length", "content-type"):
+            if name in response.headers:
+                del response.headers[name]
+    return response
 
 
 def not_parsed(what: str, *, column: int, details: str) -> ApiError:
@@ -161,7 +186,7 @@ def of_database(exc: psycopg.Error, *, role: str) -> ApiError:
 
 
 def _status_of(code: str, message: str, role: str) -> int:
-    if code.startswith("PT") and code[2:].isdigit() and 100 <= int(code[2:]) <= 599:
+    if code.startswith("PT") and code[2:].isdigit() and 200 <= int(code[2:]) <= 599:
         return int(code[2:])
     if code == "42501":
         return 401 if role == "anon" else 403
@@ -184,10 +209,10 @@ def _raised_as_json(message: str, detail: str | None) -> ApiError:
     try:
         answer = _object(detail)
         status = int(answer["status"])
-        headers = {str(name): str(value) for name, value in _mapping(answer["headers"]).items()}
+        headers = dict(header_of(name, value) for name, value in _mapping(answer["headers"]).items())
     except (ValueError, KeyError, TypeError):
         return _unreadable(f"Invalid JSON value for DETAIL: '{detail}'", _DETAIL_FORM)
-    if not 100 <= status <= 599:
+    if not 200 <= status <= 599:
         return _unreadable(f"Invalid JSON value for DETAIL: '{detail}'", _DETAIL_FORM)
     return ApiError(
         status, code, text, details=_text(body.get("details")), hint=_text(body.get("hint")), headers=headers

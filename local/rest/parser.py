@@ -40,7 +40,8 @@ from local.rest.scanner import Scanner
 MAX_DEPTH = 32  # nested embeds or junctions; far beyond any client, far below Python's stack
 
 _CACHED = 1024  # texts; a client sends few different shapes
-_INDEX = re.compile(r"-?\d+(?=->|::|[.,)]|$)")
+_INDEX = re.compile(r"-?[0-9]+(?=->|::|[.,)]|$)")
+_LONGEST_INDEX = 18  # characters; the database refuses all but the shortest, and Python reads no endless ones
 _OPERATOR = re.compile(r"[a-z]+")
 _LANGUAGE = re.compile(r"\(([A-Za-z0-9_]+)\)")
 _QUANTIFIER = re.compile(r"\((any|all)\)")
@@ -171,6 +172,8 @@ def _json_path(scanner: Scanner) -> tuple[JsonStep, ...]:
     while scanner.accept("->"):
         as_text = scanner.accept(">")
         index = scanner.match(_INDEX)
+        if index is not None and len(index[0]) > _LONGEST_INDEX:
+            raise ApiError(400, "22003", f'value "{index[0]}" is out of range for type integer')
         steps.append(JsonStep(int(index[0]) if index else scanner.name("JSON key or index"), as_text))
     return tuple(steps)
 

@@ -7,6 +7,7 @@ result commits in a second roundtrip.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,11 +21,12 @@ from psycopg.sql import SQL
 from starlette.responses import Response
 
 from local.rest.catalog import QualifiedName
-from local.rest.errors import ApiError
+from local.rest.errors import ApiError, header_of, without_forbidden_body
 from local.rest.sql import Parameters, Statement, joined, qualified
 from local.services import Pool
 
 Setting = tuple[str, str]
+_STATUS = re.compile(r"[2-5][0-9]{2}")
 _ISOLATION_SETTING = "default_transaction_isolation"
 _ISOLATIONS = frozenset({"serializable", "repeatable read", "read committed", "read uncommitted"})
 
@@ -57,16 +59,21 @@ class Outcome:
     def override(self, response: Response) -> Response:
         """Apply the status and headers that SQL set by `response.status` and `response.headers`.
 
+        A header may be given more than once (cookies); ours of the same name gives way.
+
         Raises:
             ApiError: PGRST111 or PGRST112 if they cannot be read.
         """
         if self.response_status is not None:
-            if not self.response_status.isdigit() or not 100 <= int(self.response_status) <= 599:
+            if not _STATUS.fullmatch(self.response_status):
                 raise ApiError(500, "PGRST112", "response.status guc must be a valid status code")
             response.status_code = int(self.response_status)
-        for name, value in _header_list(self.response_headers):
-            response.headers[name] = value
-        return response
+        headers = _header_list(self.response_headers)
+        for name in {name.lower() for name, _ in headers} & set(response.headers.keys()):
+            del response.headers[name]
+        for name, value in headers:
+            response.headers.append(name, value)
+        return without_forbidden_body(response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +169,8 @@ def _header_list(text: str | None) -> list[Setting]:
     if text is None:
         return []
     try:
-        return [(name, value) for header in orjson.loads(text) for name, value in header.items()]
-    except (orjson.JSONDecodeError, AttributeError, TypeError) as exc:
+        return [header_of(name, value) for header in orjson.loads(text) for name, value in header.items()]
+    except (ValueError, AttributeError, TypeError) as exc:
         raise ApiError(
             500,
             "PGRST111",

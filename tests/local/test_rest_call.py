@@ -151,6 +151,65 @@ async def test_a_function_may_word_the_whole_answer(shop: Shop) -> None:
     assert (answered.status_code, answered.headers["x-tea"], answered.json()) == (418, "green", "short and stout")
 
 
+# What a function says about its answer; `raise` carries the same in its detail.
+SAYS = """
+create function public.say(p_status text, p_headers text) returns text language plpgsql as $$ begin
+  perform set_config('response.status', p_status, true), set_config('response.headers', p_headers, true);
+  return 'said';
+end $$;
+create function public.refuse(p_detail text) returns void language plpgsql as $$ begin
+  raise sqlstate 'PGRST' using message = '{"code":"1","message":"m"}', detail = p_detail;
+end $$;
+grant execute on function public.say, public.refuse to service_role;
+"""
+
+
+async def test_a_function_may_set_several_cookies_and_any_text(shop: Shop) -> None:
+    await shop.execute(SAYS)
+
+    headers = '[{"Set-Cookie": "a=1"}, {"Set-Cookie": "b=2"}, {"X-Name": "Zoë €"}, {"Content-Type": "text/x"}]'
+    answer = await shop.service.post("rpc/say", json={"p_status": "", "p_headers": headers})
+
+    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert dict(answer.headers.raw)[b"x-name"].decode() == "Zoë €"
+    assert answer.headers["content-type"] == "text/x"
+
+
+@pytest.mark.parametrize(
+    "header",
+    ['{"X-A": 1}', '{"X-A": "a\\r\\nX-B: b"}', '{"X A": "a"}', '{"": "a"}', '{"X-É": "a"}'],
+    ids=["no text", "second header", "blank in name", "no name", "letter in name"],
+)
+async def test_what_is_no_header_is_refused(shop: Shop, header: str) -> None:
+    await shop.execute(SAYS)
+
+    said = await shop.service.post("rpc/say", json={"p_status": "", "p_headers": f"[{header}]"})
+    raised = await shop.service.post("rpc/refuse", json={"p_detail": f'{{"status": 400, "headers": {header}}}'})
+
+    assert (said.status_code, said.json()["code"]) == (500, "PGRST111")
+    assert (raised.status_code, raised.json()["code"]) == (500, "PGRST121")
+
+
+@pytest.mark.parametrize("status", ["²²²", "99", "100", "600", "9" * 5000, "x"], ids=lambda status: status[:4])
+async def test_what_is_no_final_status_is_refused(shop: Shop, status: str) -> None:
+    await shop.execute(SAYS)
+
+    answer = await shop.service.post("rpc/say", json={"p_status": status, "p_headers": ""})
+
+    assert (answer.status_code, answer.json()["code"]) == (500, "PGRST112")
+
+
+async def test_a_status_that_has_no_body_gets_none(shop: Shop) -> None:
+    await shop.execute(SAYS)
+
+    said = [await shop.service.post("rpc/say", json={"p_status": "204", "p_headers": ""}) for _ in range(2)]
+    raised = await shop.service.post("rpc/refuse", json={"p_detail": '{"status": 304, "headers": {}}'})
+    after = await shop.service.post("rpc/add", json={"a": 1})
+
+    assert [(answer.status_code, answer.content) for answer in [*said, raised]] == [(204, b""), (204, b""), (304, b"")]
+    assert after.json() == 11
+
+
 async def test_a_function_sees_the_request(shop: Shop) -> None:
     answer = await shop.service.post(
         "rpc/seen",

@@ -31,6 +31,13 @@ def test_a_select_item_has_alias_json_path_and_cast() -> None:
     )
 
 
+def test_an_index_that_no_array_has_is_refused_however_long() -> None:
+    for digits in ("9" * 19, "9" * 5000):
+        with pytest.raises(ApiError) as refusal:
+            parse_select(f"data->{digits}")
+        assert (refusal.value.status, refusal.value.code) == (400, "22003")
+
+
 def test_an_embed_has_alias_hint_and_join() -> None:
     (embed,) = parse_select("o:owners!pets_owner_id_fkey!inner(*,toys(id))")
 
