@@ -41,8 +41,11 @@ async def hash_password(password: str) -> str:
 
 
 async def matches(password: str, password_hash: str | None) -> bool:
-    """Whether `password` made the hash. A user without a password matches nothing."""
+    """Whether `password` made the hash. Nothing matches where there is none, or one that is not bcrypt's."""
     raw = password.encode()
     if not password_hash or len(raw) > MAX_BYTES:
         return False
-    return await asyncio.to_thread(bcrypt.checkpw, raw, password_hash.encode())
+    try:
+        return await asyncio.to_thread(bcrypt.checkpw, raw, password_hash.encode())
+    except ValueError:
+        return False  # no bcrypt hash: a seed or an import wrote the row

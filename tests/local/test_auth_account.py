@@ -154,6 +154,14 @@ class TestSignIn:
             await supabase.auth.sign_in_with_password({"email": email, "password": password})
         assert (refused.value.status, refused.value.code) == (400, "invalid_credentials")
 
+    async def test_no_password_matches_a_hash_that_is_none(self, stack, supabase):
+        await signed_up(supabase, "ada@example.com")
+        sql(stack, "update auth.users set encrypted_password = 'written by a seed'")
+        with pytest.raises(AuthApiError) as refused:
+            await supabase.auth.sign_in_with_password({"email": "ada@example.com", "password": PASSWORD})
+        assert (refused.value.status, refused.value.code) == (400, "invalid_credentials")
+        await supabase.auth.update_user({"password": "another one"})
+
     async def test_the_synchronous_client_works_too(self, stack):
         def round_trip() -> tuple[str, str]:
             options = ClientOptions(auto_refresh_token=False)
