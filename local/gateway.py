@@ -120,7 +120,7 @@ class CorsHeaders:
             await self._app(scope, receive, send)
             return
         if scope["method"] == "OPTIONS" and not _answers_options(scope):
-            await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send)
+            await _preflight(scope)(scope, receive, send)
             return
 
         async def send_with_cors(message: Message) -> None:
@@ -131,6 +131,13 @@ class CorsHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_cors)
+
+
+def _preflight(scope: Scope) -> Response:
+    """Allow what is asked for: an application may send headers of its own (`global.headers` of the clients)."""
+    asked = Headers(scope=scope).get("access-control-request-headers")
+    named = {"access-control-allow-headers": asked, "vary": "Access-Control-Request-Headers"} if asked else {}
+    return Response(status_code=204, headers={**_PREFLIGHT, **named})
 
 
 def _answers_options(scope: Scope) -> bool:

@@ -96,6 +96,13 @@ async def test_a_preflight_allows_what_the_clients_send(gateway):
         assert header in answer.headers["access-control-allow-headers"]
 
 
+async def test_a_preflight_allows_an_applications_own_headers(gateway):
+    asked = {"access-control-request-method": "GET", "access-control-request-headers": "apikey,x-my-app"}
+    for path in ("/rest/v1/notes", "/auth/v1/user", "/storage/v1/bucket"):
+        answer = await gateway.options(path, headers={"origin": "http://localhost:3000", **asked})
+        assert (answer.status_code, answer.headers["access-control-allow-headers"]) == (204, "apikey,x-my-app")
+
+
 async def test_a_function_that_cannot_start_leaves_the_others_alone(tmp_path):
     for name, code in {
         "broken": "raise RuntimeError",
