@@ -20,6 +20,7 @@ _EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+")
 _DURATION_TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+LARGEST_BODY = 1 << 20  # bytes; nothing that clients send comes near it
 _MAX_EMAIL_LENGTH = 255  # of the column
 
 
@@ -148,11 +149,15 @@ async def read(request: Request, body: type[BodyT], *, optional: bool = False) -
     """Decode the request's body. `optional`: no body at all is an empty object.
 
     Raises:
-        AuthError: bad_json, naming the first field that is wrong, never its value.
+        AuthError: bad_json, naming the first field that is wrong, never its value; 413 as soon as it is too long.
     """
-    raw = await request.body()
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > LARGEST_BODY:
+            raise AuthError(413, "bad_json", f"The request body is longer than {LARGEST_BODY} bytes")
     try:
-        return body.model_validate_json(raw or b"{}" if optional else raw)
+        return body.model_validate_json(bytes(raw) or b"{}" if optional else bytes(raw))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"] if part != "function-before[_blank_to_none()]")

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from local.auth.bodies import LARGEST_BODY
 from local.auth_settings import AuthSettings
 from tests.support.auth import bearer, new_email, refusal, sql
 from tests.support.stack import PASSWORD, Stack, stack_over
@@ -78,6 +79,10 @@ class TestBodies:
         for path in ("/signup", f"{GRANT}=password", f"{GRANT}=refresh_token"):
             for raw in (b"", b"{", b"[]", b'"text"', b"null", b"\xff\xfe", surrogate, b"[" * 100_000):
                 assert refusal(await http.post(path, content=raw)) == (400, "bad_json"), (path, raw[:30])
+
+    async def test_a_body_is_kept_up_to_a_limit(self, http):
+        assert refusal(await http.post("/signup", content=b" " * LARGEST_BODY)) == (400, "bad_json")
+        assert refusal(await http.post("/signup", content=b" " * (LARGEST_BODY + 1))) == (413, "bad_json")
 
     async def test_a_wrong_type_is_named_and_never_repeated(self, http):
         valid = {"email": new_email(), "password": PASSWORD}
