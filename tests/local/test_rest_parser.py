@@ -31,6 +31,18 @@ def test_a_select_item_has_alias_json_path_and_cast() -> None:
     )
 
 
+def test_line_breaks_fall_between_items_and_blanks_stay_in_names() -> None:
+    written = "\n  a b ,\r\n\tc\t,\n d(\n\te )\n"
+
+    assert parse_parameters([("select", written)], is_call=False).select == parse_select("a b ,c,d(e )")
+
+
+def test_a_name_with_endless_blanks_does_not_hold_everybody_up() -> None:
+    name = f"a{' ' * 1_000_000}b"  # in the square of their number this would take hours
+
+    assert parse_parameters([("select", name)], is_call=False).select == (Column(Field(name)),)
+
+
 def test_an_index_that_no_array_has_is_refused_however_long() -> None:
     for digits in ("9" * 19, "9" * 5000):
         with pytest.raises(ApiError) as refusal:
