@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -16,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from local.rest import errors
 from local.rest.asked import Asked, read_request, request_settings, requested_schema
 from local.rest.call_plans import call_methods, plan_call
-from local.rest.callers import Caller, Callers
+from local.rest.callers import ANONYMOUS, Caller, Callers
 from local.rest.catalog import Catalog
 from local.rest.errors import ApiError
 from local.rest.relation_plans import plan_relation, relation_methods
@@ -75,21 +76,28 @@ class _RestApi:
         caller = self._callers.identify(request.headers.get("authorization"))
         config = self.cache.catalog.config
         asked = await read_request(request, config, name=request.path_params["name"], is_call=is_call)
-        try:
+        async with self._refusing(caller):
             plan = await self.cache.resolve(lambda catalog: planner(catalog, asked))
             role_settings = self.cache.catalog.role_settings.get(caller.role, {})
             settings = request_settings(request, asked, caller, config, [*role_settings.items()])
             return await run(self._pool, plan, settings=[*settings, *plan.settings], pre_request=config.pre_request)
-        except PoolTimeout as exc:
-            raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from exc
-        except psycopg.Error as exc:
-            raise await self._refusal(exc, caller) from exc
 
     async def _allow(self, request: Request, methods: Methods) -> Response:
         schema = requested_schema(request, self.cache.catalog.config)
         name = request.path_params["name"]
-        allowed = await self.cache.resolve(lambda catalog: methods(catalog, schema, name))
+        async with self._refusing(ANONYMOUS):
+            allowed = await self.cache.resolve(lambda catalog: methods(catalog, schema, name))
         return Response(None, 200, {"Allow": ",".join(("OPTIONS", *allowed))})
+
+    @asynccontextmanager
+    async def _refusing(self, caller: Caller) -> AsyncGenerator[None]:
+        """Turn what the database or its pool raises into what the caller reads."""
+        try:
+            yield
+        except PoolTimeout as exc:
+            raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from exc
+        except psycopg.Error as exc:
+            raise await self._refusal(exc, caller) from exc
 
     async def _refusal(self, exc: psycopg.Error, caller: Caller) -> ApiError:
         refusal = errors.of_database(exc, role=caller.role)

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 import psycopg
@@ -25,6 +24,7 @@ from local.services import Pool
 _log = logging.getLogger(__name__)
 _MISSES = frozenset({"PGRST200", "PGRST202", "PGRST204", "PGRST205"})
 _RECONNECT_SECONDS = 0.2
+_CANCEL_AGAIN_SECONDS = 0.2
 T = TypeVar("T")
 
 
@@ -48,10 +48,10 @@ class SchemaCache:
         self._listener = asyncio.create_task(self._listen(), name="rest-schema-cache")
 
     async def stop(self) -> None:
-        if self._listener is not None:
+        while self._listener is not None and not self._listener.done():
+            # Said again: `wait_for` loses a cancellation that comes together with what it waits for (Python < 3.12).
             self._listener.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listener
+            await asyncio.wait([self._listener], timeout=_CANCEL_AGAIN_SECONDS)
 
     async def resolve(self, plan: Callable[[Catalog], T]) -> T:
         """Plan against the catalog; where that misses something, once more against a fresh one."""

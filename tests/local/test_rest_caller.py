@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import httpx
 import psycopg
 import pytest
 import pytest_asyncio
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+from starlette.applications import Starlette
 
+from local import rest
+from local.config import StackConfig
 from local.keys import Keys
+from local.services import Services
 from tests.support.rest import Shop, open_shop
 
 DEADLINE_SECONDS = 10
@@ -169,3 +177,20 @@ async def test_it_comes_back_after_the_database_lost_every_connection(shop: Shop
 
     assert statuses <= {503}
     await test_a_new_table_or_function_works_in_the_next_request(shop)
+
+
+async def test_who_gets_no_connection_is_told_so_and_the_part_can_still_stop(database_url: str) -> None:
+    few = AsyncConnectionPool[AsyncConnection[TupleRow]](
+        database_url, min_size=1, max_size=1, timeout=0.3, open=False, kwargs={"autocommit": True}
+    )
+    services = replace(Services.of(StackConfig(), database_url), pool=few)
+    part = rest.build(services)
+    transport = httpx.ASGITransport(Starlette(routes=part.routes))
+    async with services.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://stack/rest/v1/") as client:
+        await part.start()
+        async with few.connection():  # the only one; a table that is not known is looked for in the database
+            answers = [await client.request(method, "things") for method in ("GET", "OPTIONS")]
+        stopped, _ = await asyncio.wait([asyncio.create_task(part.stop())], timeout=DEADLINE_SECONDS)
+
+    assert stopped
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(504, "PGRST003")] * 2
