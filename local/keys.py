@@ -141,8 +141,10 @@ class Keys:
 
 
 def claims_text(claims: Mapping[str, Any]) -> str:
-    """The claims as JSON, for `request.jwt.claims`: of any number, as a user's metadata may hold beyond 64 bits."""
-    return json.dumps(claims, ensure_ascii=False, separators=(",", ":"))
+    """The claims as JSON, for `request.jwt.claims`, the same for equal claims. Numbers may be beyond 64 bits, as
+    those in a user's metadata are.
+    """
+    return json.dumps(claims, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _segment(part: Mapping[str, Any]) -> str:

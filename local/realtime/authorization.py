@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 
-from local.keys import InvalidToken, Keys
+from local.keys import InvalidToken, Keys, claims_text
 from local.realtime.database import SEARCH_PATH, is_away
 from local.services import Pool
 
@@ -81,8 +81,7 @@ def identify(keys: Keys, token: str | None) -> Identity:
     role, expires_at = claims.get("role"), claims.get("exp")
     if not isinstance(role, str) or not isinstance(expires_at, int):
         raise Refused("InvalidJWTToken", "Fields `role` and `exp` are required in JWT")
-    text = orjson.dumps(claims, option=orjson.OPT_SORT_KEYS).decode()
-    return Identity(role, str(claims.get("sub", "")), text, expires_at)
+    return Identity(role, str(claims.get("sub", "")), claims_text(claims), expires_at)
 
 
 async def impersonate(connection: AsyncConnection[TupleRow], identity: Identity) -> None:

@@ -34,6 +34,17 @@ async def test_a_channel_ends_when_its_token_does(stack: Stack) -> None:
     assert closed["ref"] == "1"
 
 
+async def test_a_number_beyond_64_bits_in_the_claims_keeps_nobody_out(stack: Stack) -> None:
+    owner = await stack.sign_up()
+    claims = {"sub": owner.user_id, "role": "authenticated", "exp": int(time.time()) + 60}
+    token = stack.keys.sign_jwt({**claims, "user_metadata": {"big": 10**22}})
+
+    async with socket(stack) as client:
+        joined = await client.join("room", access_token=token)
+
+    assert joined["status"] == "ok"
+
+
 async def test_a_new_token_goes_on_and_one_that_may_not_listen_ends_the_channel(stack: Stack) -> None:
     owner, stranger = await stack.sign_up(), await stack.sign_up()
     topic = f"user:{owner.user_id}"
