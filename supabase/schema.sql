@@ -1652,6 +1652,7 @@ end $_$;
 CREATE FUNCTION private.flush_logs(p_run_ids uuid[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
 declare
   v_ids uuid[];
@@ -1759,10 +1760,10 @@ begin
     from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
     where s.id = g.id;
   if p_unused is not null then
-    update private.slots s set fair_tag = greatest(0, s.fair_tag - g.runs * 1000000 / t.share)
-      from (select u.id, count(*) as runs from unnest(p_unused) as u (id) group by u.id) g, public.accounts a
-      join private.tiers t on t.name = a.tier
-      where s.id = g.id and a.id = s.account_id;
+    update private.slots s
+      set fair_tag = greatest(0, s.fair_tag - cardinality(array_positions(p_unused, s.id))::bigint * 1000000 / (
+        select t.share from public.accounts a join private.tiers t on t.name = a.tier where a.id = s.account_id))
+      where s.id = any (p_unused);
   end if;
   perform private.hand_on(v_ids);
 end $$;
@@ -1907,6 +1908,7 @@ $$;
 CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision) RETURNS jsonb
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
   with locked as (
     select r.id from public.agent_runs r
@@ -2506,6 +2508,7 @@ end $$;
 CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     AS $$
   with fresh as (
     insert into private.step_deltas (run_id, step_no, attempt, text_offset, text)

@@ -235,10 +235,10 @@ begin
     from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
     where s.id = g.id;
   if p_unused is not null then
-    update private.slots s set fair_tag = greatest(0, s.fair_tag - g.runs * 1000000 / t.share)
-      from (select u.id, count(*) as runs from unnest(p_unused) as u (id) group by u.id) g, public.accounts a
-      join private.tiers t on t.name = a.tier
-      where s.id = g.id and a.id = s.account_id;
+    update private.slots s
+      set fair_tag = greatest(0, s.fair_tag - cardinality(array_positions(p_unused, s.id))::bigint * 1000000 / (
+        select t.share from public.accounts a join private.tiers t on t.name = a.tier where a.id = s.account_id))
+      where s.id = any (p_unused);
   end if;
   perform private.hand_on(v_ids);
 end $$;

@@ -330,7 +330,7 @@ class TestOutbox:
         await ask_to_sign_up(supabase, email)
         async with httpx.AsyncClient(base_url=confirming.url) as browser:
             page = await browser.get("/mails", headers={"Accept": "text/html,*/*"})
-            assert 'href="/mails"' in (await browser.get("/")).text
+            assert f'href="{confirming.url}/mails"' in (await browser.get("/")).text
         mail = await last_mail(confirming, email)
         assert page.headers["content-type"].startswith("text/html")
         assert "o&#x27;hara&amp;sons@example.com" in page.text

@@ -27,7 +27,7 @@ from tests.runs.engines import steps
 from tests.runs.queueing import Held, queue_many, run, take
 from tests.support.runs import Person, new_person
 
-FEW, MANY = 1_000, 50_000
+FEW, MANY = 1_000, 20_000
 SMALL_TABLES = {"tiers", "settings", "run_transitions", "step_transitions", "clock_shift", "housekeeping"}
 PAGE = {"read the history": 50, "read the history behind a run": 50}
 INDEX_LEVELS = 3
@@ -188,7 +188,7 @@ async def test_no_statement_costs_more_with_more_runs_in_the_queue(clone_databas
     dearer = {
         name: (costs[FEW][name].pages, cost.pages)
         for name, cost in costs[MANY].items()
-        # An index on fifty times as many rows is one level higher; a page of the history looks up each of its runs.
+        # An index on twenty times as many rows is one level higher; a page of the history looks up each of its runs.
         if cost.pages > max(1.5 * costs[FEW][name].pages + 20, 20 + PAGE.get(name, 0) * (INDEX_LEVELS + 1))
     }
     assert (scanned, dearer) == ({}, {})
