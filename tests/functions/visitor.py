@@ -78,7 +78,9 @@ class HandWorker:
         return advanced
 
     async def say(self, *messages: str, log_type: Any = "info") -> None:
-        await self.advance(logs=tuple(NewLog(log_type, message) for message in messages))
+        advanced = await self.advance(logs=tuple(NewLog(log_type, message) for message in messages))
+        if advanced.unsent:  # too soon after other lines to be broadcast with them: a worker's next tick does it
+            await self._store.flush_logs([self._id])
 
     async def start(self, step_no: int, **fields: Any) -> None:
         step = NewStep(f"step-{step_no}", "tool", f"Step {step_no}", **fields)
