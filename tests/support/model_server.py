@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from local.stand_ins.threaded import ThreadedServer
 from tests.support import model_wire
 
 Protocol = Literal["anthropic", "openai"]
-DEADLINE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -135,42 +130,27 @@ Script = Reply | Callable[[Received], Reply]
 SCRIPT_OVER = Reply.error(400, message="The script is over.", kind="script_over")
 
 
-class ModelServer:
+class ModelServer(ThreadedServer):
     """Serves scripted replies on a random port, in order; `otherwise` answers when the script is over."""
 
     def __init__(self, *replies: Script) -> None:
         self.requests: list[Received] = []
         self.otherwise: Script = SCRIPT_OVER
         self._script: deque[Script] = deque(replies)
-        self._released = threading.Event()
-        app = Starlette(
-            routes=[
+        self.serve(
+            [
                 Route("/v1/messages", self._answer("anthropic"), methods=["POST"]),
                 Route("/v1/chat/completions", self._answer("openai"), methods=["POST"]),
             ]
         )
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio", ws="none")
-        )
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The base URL for Anthropic's SDK, which adds /v1 itself."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     @property
     def openai_url(self) -> str:
-        """The base URL for OpenAI's SDK."""
+        """The base URL for OpenAI's SDK; `url` is the one for Anthropic's, which adds /v1 itself."""
         return f"{self.url}/v1"
 
     def script(self, *replies: Script) -> None:
         self._script.extend(replies)
-
-    def release(self) -> None:
-        """Let the hanging replies, present and future, go on."""
-        self._released.set()
 
     def reset(self) -> None:
         """Forget script and requests, so that a test can take over the server of another."""
@@ -179,36 +159,6 @@ class ModelServer:
         self._script.clear()
         self.requests = []
         self.otherwise = SCRIPT_OVER
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for `condition`, for instance that a request has arrived.
-
-        Raises:
-            TimeoutError: it did not become true by the deadline.
-        """
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError("the condition did not become true")
-            await asyncio.sleep(0.01)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not self._server.started:
-            if time.monotonic() > deadline or not self._thread.is_alive():
-                raise TimeoutError("the model server did not start")
-            time.sleep(0.005)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-        self._server.should_exit = True
-        self._server.force_exit = True
-        self._thread.join(DEADLINE_SECONDS)
-        self._socket.close()
 
     def _answer(self, protocol: Protocol) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:

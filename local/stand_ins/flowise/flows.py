@@ -13,7 +13,6 @@ from uuid import uuid4
 SERVER_KEY = "flowise-server-key-0123456789"
 STORED_KEY = "sk-stored-at-flowise-0123456789"
 MODEL_REFUSES = "401 Unauthorized – check your API key and ensure it is valid and has the required permissions"  # noqa: RUF001 - its own words
-DEADLINE_SECONDS = 20.0
 
 Kind = Literal["CHATFLOW", "AGENTFLOW"]
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -21,7 +15,6 @@ from starlette.routing import Route
 from local.stand_ins.flowise.flows import (
     AGENT_NODES,
     CHAT_NODES,
-    DEADLINE_SECONDS,
     MODEL_REFUSES,
     SERVER_KEY,
     Flow,
@@ -47,9 +40,10 @@ from local.stand_ins.flowise.wire import (
     text_of,
     timestamp,
 )
+from local.stand_ins.threaded import ThreadedServer
 
 
-class FlowiseServer(Lookups):
+class FlowiseServer(Lookups, ThreadedServer):
     """Serves on a random port of this machine. What a test reads of it is what Flowise and its models were sent."""
 
     def __init__(self, key: str = SERVER_KEY) -> None:
@@ -57,31 +51,17 @@ class FlowiseServer(Lookups):
         self.calls: list[ModelCall] = []
         self.heartbeat_seconds = 30.0
         self._listeners: dict[str, asyncio.Queue[bytes | None]] = {}
-        self._released = threading.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         routes = [Route("/api/v1/prediction/{flow_id}", self._predict, methods=["POST"]), *self.routes()]
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            Starlette(routes=routes), log_level="critical", lifespan="off", loop="asyncio", ws="none"
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self.serve(routes)
 
     # -- what a test says and asks ----------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     def chatflow(self, *turns: Turn, **options: Any) -> Flow:
         return self._add("CHATFLOW", CHAT_NODES, turns, options)
 
     def agentflow(self, *turns: Turn, **options: Any) -> Flow:
         return self._add("AGENTFLOW", AGENT_NODES, turns, options)
-
-    def release(self) -> None:
-        """Let what hangs, now and later, go on."""
-        self._released.set()
 
     @property
     def predictions(self) -> list[Received]:
@@ -91,36 +71,6 @@ class FlowiseServer(Lookups):
     def aborted(self) -> list[str]:
         """The chat ids that somebody asked to abort."""
         return [one.path.rpartition("/")[2] for one in self.requests if "/chatmessage/abort/" in one.path]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait for `condition`, for instance that a request has arrived.
-
-        Raises:
-            TimeoutError: it did not become true by the deadline.
-        """
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError("the condition did not become true")
-            await asyncio.sleep(0.01)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not self._server.started:
-            if time.monotonic() > deadline or not self._thread.is_alive():
-                raise TimeoutError("the Flowise server did not start")
-            time.sleep(0.005)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-        self._server.should_exit = True
-        self._server.force_exit = True
-        self._thread.join(DEADLINE_SECONDS)
-        self._socket.close()
 
     def _add(self, kind: Kind, nodes: tuple[Node, ...], turns: tuple[Turn, ...], options: dict[str, Any]) -> Flow:
         flow = Flow(str(uuid4()), options.pop("name", f"A {kind.lower()}"), kind, nodes, **options)
