@@ -15,7 +15,8 @@ from functions.agents.bodies import FlowInput, ImportFlow, ListFlows
 from shared.agents.forms import ORDER
 from shared.egress.client import egress_client
 from shared.egress.policy import EgressPolicy
-from shared.engines.flowise.client import Flow, FlowiseClient, Limits
+from shared.engines.flowise.client import FlowiseClient, Limits
+from shared.engines.flowise.shapes import Flow
 from shared.errors import NotFound
 from shared.runs.models import Json, JsonObject
 from shared.vault.secret import Secret

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ import orjson
 from shared.egress.errors import AddressBlocked, AnswerRefused, ConnectionBroke, TlsFailed, Unreachable
 from shared.engines.flowise.answer import Answer, from_body, from_message
 from shared.engines.flowise.failures import AnswerLost, NotFlowise, failure
+from shared.engines.flowise.shapes import Execution, Flow, Overridable, Prediction
 from shared.engines.flowise.wire import Event, events
 from shared.errors import AppError, UpstreamBusy, UpstreamRefused, UpstreamTimeout
 from shared.runs.models import Json, JsonObject
@@ -53,85 +54,6 @@ class Limits:
     base_seconds: float = 0.5
     longest_wait_seconds: float = 20.0
     sleep: Sleep = asyncio.sleep
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a flow is asked. `overrides` may hold keys, so it is not shown.
-
-    Attributes:
-        chat_id: Unique to the stream: of two at once with one id, the first never ends at the server.
-        session_id: What the flow's memory is kept by.
-    """
-
-    chat_id: str
-    session_id: str
-    question: str | None = None
-    form: JsonObject | None = None
-    overrides: JsonObject = field(default_factory=dict[str, Json], repr=False)
-    uploads: tuple[Json, ...] = field(default=(), repr=False)
-    human_input: JsonObject | None = None
-
-    def to_body(self, *, streaming: bool) -> JsonObject:
-        body: JsonObject = {
-            "chatId": self.chat_id,
-            "streaming": streaming,
-            # It is taken from here even where all other overrides are denied.
-            "overrideConfig": {**self.overrides, "sessionId": self.session_id},
-        }
-        optional: dict[str, Json] = {"question": self.question, "form": self.form, "humanInput": self.human_input}
-        body.update({name: value for name, value in optional.items() if value is not None})
-        if self.uploads:
-            body["uploads"] = [*self.uploads]
-        return body
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A flow as its server lists it. `enabled` says which overrides it takes."""
-
-    id: str
-    name: str
-    kind: str
-    category: str | None = None
-    enabled: JsonObject = field(default_factory=dict[str, Json])
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Json]) -> Flow:
-        api_config = row.get("apiConfig")
-        try:
-            parsed = orjson.loads(api_config) if isinstance(api_config, str) and api_config else None
-        except ValueError:
-            parsed = None
-        config = cast("JsonObject", parsed) if isinstance(parsed, dict) else {}
-        overrides = config.get("overrideConfig")
-        category = row.get("category")
-        return cls(
-            id=str(row.get("id", "")),
-            name=str(row.get("name", "")),
-            kind=str(row.get("type") or "CHATFLOW"),
-            category=category if isinstance(category, str) else None,
-            enabled=overrides if isinstance(overrides, dict) else {},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Overridable:
-    """A parameter of a node that a flow could be made to take as an override."""
-
-    node_id: str
-    node: str
-    name: str
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """One run of an agentflow, as its server keeps it; chatflows have none."""
-
-    id: str
-    state: str
-    session_id: str
 
 
 class FlowiseClient:
@@ -241,10 +163,10 @@ class FlowiseClient:
         query = {"agentflowId": flow_id, "sessionId": session_id, "page": "1", "limit": str(PAGE)}
         rows = _rows(await self._get("/executions", query))
         rows.sort(key=lambda row: str(row.get("createdDate", "")), reverse=True)
-        return [_execution(row) for row in rows]
+        return [Execution.from_row(row) for row in rows]
 
     async def execution(self, execution_id: str) -> Execution:
-        return _execution(_object(await self._get(f"/executions/{_part(execution_id)}")))
+        return Execution.from_row(_object(await self._get(f"/executions/{_part(execution_id)}")))
 
     async def list_flows(self, kind: str | None = None) -> list[Flow]:
         """All flows that the key may see: CHATFLOW, AGENTFLOW, MULTIAGENT or ASSISTANT."""
@@ -438,10 +360,6 @@ def _objects(value: Json) -> list[JsonObject]:
 def _rows(value: Json) -> list[JsonObject]:
     """A list, or the page of one: {data, total}."""
     return _objects(value["data"] if isinstance(value, dict) and "data" in value else value)
-
-
-def _execution(row: JsonObject) -> Execution:
-    return Execution(str(row.get("id", "")), str(row.get("state", "")), str(row.get("sessionId", "")))
 
 
 def _part(value: str) -> str:

@@ -16,9 +16,10 @@ from uuid import uuid5
 
 from shared.crash_points import crash_point
 from shared.engines.flowise.answer import Answer, HumanStop, from_body
-from shared.engines.flowise.client import FlowiseClient, Prediction
+from shared.engines.flowise.client import FlowiseClient
 from shared.engines.flowise.config import Asked
 from shared.engines.flowise.failures import AnswerLost, FlowAborted, FlowiseKeyRefused, FlowNotWaiting, FlowUnknown
+from shared.engines.flowise.shapes import Prediction
 from shared.engines.flowise.viewing import Viewing
 from shared.errors import AppError, UpstreamTimeout
 from shared.logs import logger

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-from shared.engines.flowise.client import Flow, Overridable
+from shared.engines.flowise.shapes import Flow, Overridable
 from shared.errors import InvalidInput
 from shared.runs.models import Json, JsonObject
 from shared.vault.secret import Secret

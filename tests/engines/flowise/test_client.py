@@ -13,7 +13,7 @@ import pytest
 from local.stand_ins.flowise import STORED_KEY, FlowiseServer, Turn
 from shared.engines.flowise import client as client_module
 from shared.engines.flowise.answer import Answer, from_body
-from shared.engines.flowise.client import FlowiseClient, Prediction
+from shared.engines.flowise.client import FlowiseClient
 from shared.engines.flowise.failures import (
     AnswerLost,
     FlowFailed,
@@ -23,6 +23,7 @@ from shared.engines.flowise.failures import (
     ModelKeyRefused,
     NotFlowise,
 )
+from shared.engines.flowise.shapes import Prediction
 from shared.errors import AddressBlocked, UpstreamBusy, UpstreamTimeout
 from tests.engines.flowise.conftest import QUICK
 

@@ -12,7 +12,7 @@ import pytest
 
 from local.stand_ins.flowise import STORED_KEY, FlowiseServer
 from shared.engines.flowise.answer import Answer
-from shared.engines.flowise.client import FlowiseClient, Limits, Prediction
+from shared.engines.flowise.client import FlowiseClient, Limits
 from shared.engines.flowise.failures import (
     FlowAborted,
     FlowiseKeyRefused,
@@ -23,6 +23,7 @@ from shared.engines.flowise.failures import (
     NotFlowise,
 )
 from shared.engines.flowise.overrides import denied
+from shared.engines.flowise.shapes import Prediction
 from tests.support.flowise_bench import ANSWER, REFUSED_KEY, Bench, StandIn
 from tests.support.flowise_real import real_bench
 from tests.support.runs import until

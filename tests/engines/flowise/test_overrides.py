@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.engines.flowise.client import Flow, Overridable
 from shared.engines.flowise.overrides import denied, inject
+from shared.engines.flowise.shapes import Flow, Overridable
 from shared.errors import InvalidInput
 from shared.vault.secret import Secret
 
