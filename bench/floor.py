@@ -54,12 +54,13 @@ def _batch(held: list[tuple[str, str, int]], number: int, steps: int) -> JsonRow
     """Finish step `number` (none at 0) and start the next one (none after the last) of every run."""
     batch: dict[str, object] = {"v": 1, "lease_seconds": LEASE_SECONDS}
     first, last = number == 0, number == steps
+    places = range(1, len(held) + 1)
     batch["runs"] = [
         {
             "run_id": run_id,
             "lease_id": lease_id,
             "revision": revision,
-            "status": "executing" if first else "completed" if last else None,
+            **({"status": "executing"} if first else {"status": "completed"} if last else {}),
             "new_steps": int(not last),
             "completed": not first,
             "in_flight": 0,
@@ -71,38 +72,33 @@ def _batch(held: list[tuple[str, str, int]], number: int, steps: int) -> JsonRow
         for run_id, lease_id, revision in held
     ]
     if not first:
-        batch["finish"] = [_finish(run_id, number) for run_id, _, _ in held]
-        batch["logs"] = [
-            {"run_id": run_id, "log_type": "info", "message": f"s{number}", "metadata": {}} for run_id, _, _ in held
-        ]
+        batch["finish"] = [_finish(at, number) for at in places]
+        batch["logs"] = [{"at": at, "n": 1, "log_type": "info", "message": f"s{number}"} for at in places]
     if not last:
-        batch["start"] = [_start(run_id, number + 1) for run_id, _, _ in held]
+        batch["start"] = [_start(at, number + 1) for at in places]
     return batch
 
 
-def _finish(run_id: str, number: int) -> JsonRow:
+def _finish(at: int, number: int) -> JsonRow:
     return {
-        "run_id": run_id,
+        "at": at,
         "step_no": number,
         "attempt": 1,
         "status": "completed",
         "output": {"ok": True},
         "credits": STEP_COST,
-        "failed": False,
     }
 
 
-def _start(run_id: str, number: int) -> JsonRow:
+def _start(at: int, number: int) -> JsonRow:
     return {
-        "run_id": run_id,
+        "at": at,
         "step_no": number,
-        "again": False,
         "key": f"s{number}",
         "kind": "noop",
         "name": f"s{number}",
         "effect": "pure",
         "effect_key": str(uuid4()),
-        "input": {},
         "timeout_seconds": 120,
         "credits_bound": STEP_BOUND,
         "max_attempts": 3,

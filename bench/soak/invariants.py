@@ -152,7 +152,8 @@ INVARIANTS: Final = (
         """
         select 'account ' || a.account_id || ' has ' || b.name || ' ' || b.amount || ', transfers give ' || t.amount
         from public.credit_accounts a
-        cross join lateral (values ('available', a.available), ('held', a.held), ('spent', a.spent)) b (name, amount)
+        cross join lateral (
+          values ('available'::public.credit_place, a.available), ('held', a.held), ('spent', a.spent)) b (name, amount)
         cross join lateral (
           select coalesce(sum(case when l.credit = b.name then l.amount else -l.amount end), 0) as amount
           from public.credit_ledger l where l.account_id = a.account_id and b.name in (l.debit, l.credit)
@@ -164,11 +165,11 @@ INVARIANTS: Final = (
         _LEDGER,
         """
         select 'account ' || account_id || ' fell to ' || min(rest) from (
-          select account_id, sum(case 'available' when credit then amount when debit then -amount else 0 end)
-            over (partition by account_id order by id) as rest from public.credit_ledger
+          select account_id, sum(case when credit = 'available' then amount when debit = 'available' then -amount
+            else 0 end) over (partition by account_id order by id) as rest from public.credit_ledger
         ) x group by account_id having min(rest) < 0
         union all select 'the hold of run ' || run_id || ' fell to ' || min(rest) from (
-          select run_id, sum(case 'held' when credit then amount else -amount end)
+          select run_id, sum(case when credit = 'held' then amount else -amount end)
             over (partition by run_id order by id) as rest from public.credit_ledger where run_id is not null
         ) x group by run_id having min(rest) < 0
         """,

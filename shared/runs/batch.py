@@ -23,34 +23,49 @@ LOG_METADATA_BYTES: Final = 16384
 
 
 def to_batch(items: Sequence[Advance], *, lease_seconds: float) -> JsonObject:
-    """The wire form of these items. What is not there is null or the default: a batch is lean."""
+    """The wire form of these items, in the order of their runs. What is not there is null or the default."""
     batch: defaultdict[str, list[Json]] = defaultdict(list)
-    for item in items:
+    runs: list[Json] = []
+    for at, item in enumerate(sorted(items, key=_order), start=1):
         run_id = str(item.run_id)
-        lines = len(item.said) + len(item.logs)
-        if item.said:
-            batch["logs"] += [_log(log, run_id, of_decision=False) for log in item.said]
+        lines = 0
+        for log in item.said:
+            lines += 1
+            batch["logs"].append(_log(log, at, lines))
         for finish in item.finish:
-            batch["finish"].append(_finish(finish, run_id))
-            if finish.records.logs:
-                lines += len(finish.records.logs)
-                batch["logs"] += [_log(log, run_id, of_decision=False) for log in finish.records.logs]
+            batch["finish"].append(_finish(finish, at))
+            for log in finish.records.logs:
+                lines += 1
+                batch["logs"].append(_log(log, at, lines))
             _append_records(batch, finish, run_id)
         for start in item.start:
-            batch["restart" if start.again else "start"].append(_start(start, run_id))
-        if item.logs:
-            batch["logs"] += [_log(log, run_id, of_decision=True) for log in item.logs]
+            if start.again:
+                batch["restart"].append(_restart(start, at))
+            else:
+                batch["start"].append(_start(start, at))
+        for log in item.logs:
+            lines += 1
+            batch["logs"].append({**_log(log, at, lines), "of_decision": True})
         if item.snapshot is not None:
             batch["snapshots"].append(_snapshot(item.snapshot, run_id))
-        batch["runs"].append(_run(item, run_id, lines=lines))
-    return {"v": BATCH_VERSION, "lease_seconds": lease_seconds, "runs": [], **batch}
+        runs.append(_run(item, run_id, lines=lines))
+    return {"v": BATCH_VERSION, "lease_seconds": lease_seconds, "runs": runs, **batch}
+
+
+def _order(item: Advance) -> int:
+    return item.run_id.int
 
 
 def read_answer(items: Sequence[Advance], answer: JsonObject) -> dict[RunId, Advanced]:
     """What became of each item: as asked, unless the database says something special of it."""
     special = {UUID(cast("str", row["run_id"])): row for row in cast("list[JsonObject]", answer["runs"])}
-    unsent = {UUID(run_id) for run_id in cast("list[str]", answer["unsent"])}
-    return {item.run_id: _advanced(item, special.get(item.run_id), unsent=item.run_id in unsent) for item in items}
+    unsent = set(cast("list[str]", answer["unsent"]))
+    return {
+        item.run_id: _advanced(
+            item, special.get(item.run_id) if special else None, unsent=bool(unsent) and str(item.run_id) in unsent
+        )
+        for item in items
+    }
 
 
 def _advanced(item: Advance, special: JsonObject | None, *, unsent: bool) -> Advanced:
@@ -114,9 +129,9 @@ def _run(item: Advance, run_id: str, *, lines: int) -> JsonObject:
     return row
 
 
-def _finish(finish: FinishStep, run_id: str) -> JsonObject:
+def _finish(finish: FinishStep, at: int) -> JsonObject:
     row: dict[str, Json] = {
-        "run_id": run_id,
+        "at": at,
         "step_no": finish.step_no,
         "attempt": finish.attempt,
         "status": finish.status,
@@ -135,12 +150,14 @@ def _finish(finish: FinishStep, run_id: str) -> JsonObject:
     return row
 
 
-def _start(start: StartStep, run_id: str) -> JsonObject:
+def _restart(start: StartStep, at: int) -> JsonObject:
+    return {"at": at, "step_no": start.step_no, "credits_bound": start.step.credits_bound}
+
+
+def _start(start: StartStep, at: int) -> JsonObject:
     step = start.step
-    if start.again:
-        return {"run_id": run_id, "step_no": start.step_no, "credits_bound": step.credits_bound}
     row: dict[str, Json] = {
-        "run_id": run_id,
+        "at": at,
         "step_no": start.step_no,
         "key": step.key,
         "kind": step.kind,
@@ -160,6 +177,8 @@ def _start(start: StartStep, run_id: str) -> JsonObject:
 
 def _append_records(batch: defaultdict[str, list[Json]], finish: FinishStep, run_id: str) -> None:
     records = finish.records
+    if not (records.messages or records.artifacts or records.plans or finish.request or finish.event):
+        return
     of_step: JsonObject = {"run_id": run_id, "step_no": finish.step_no}
     if records.messages:
         batch["messages"] += [of_step | _message(message) for message in records.messages]
@@ -205,14 +224,13 @@ def _snapshot(snapshot: TakenSnapshot, run_id: str) -> JsonObject:
     }
 
 
-def _log(log: NewLog, run_id: str, *, of_decision: bool) -> JsonObject:
+def _log(log: NewLog, at: int, number: int) -> dict[str, Json]:
     row: dict[str, Json] = {
-        "run_id": run_id,
+        "at": at,
+        "n": number,
         "log_type": log.log_type,
         "message": bounded_text(log.message, LOG_MESSAGE_BYTES),
     }
     if log.metadata:
         row["metadata"] = bounded_metadata(log.metadata, LOG_METADATA_BYTES)
-    if of_decision:
-        row["of_decision"] = True
     return row

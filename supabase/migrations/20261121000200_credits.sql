@@ -20,18 +20,22 @@ create table public.credit_accounts (
 );
 comment on table public.credit_accounts is 'An account''s micro-credits. held covers what its unended runs hold or have spent.';
 
+create type public.transfer_kind as enum ('grant', 'hold', 'price', 'settle', 'release');
+create type public.credit_place as enum ('issued', 'available', 'held', 'spent');
+
 create table public.credit_ledger (
   id bigint generated always as identity,
   account_id uuid not null,
   run_id uuid,
   step_no integer,
   attempt integer,
-  kind text not null check (kind in ('grant', 'hold', 'price', 'settle', 'release')),
-  debit text not null check (debit in ('issued', 'available', 'held')),
-  credit text not null check (credit in ('available', 'held', 'spent')),
-  amount bigint not null check (amount > 0),
+  kind public.transfer_kind not null,
+  debit public.credit_place not null,
+  credit public.credit_place not null,
+  amount bigint not null,
   created_at timestamptz not null default private.clock(),
-  primary key (account_id, id)
+  primary key (account_id, id),
+  constraint credit_ledger_transfers check (amount > 0 and debit <> 'spent' and credit <> 'issued')
 );
 comment on table public.credit_ledger is
   'One transfer a row: amount leaves debit and enters credit. No foreign keys: it is written with every step and outlives all.';

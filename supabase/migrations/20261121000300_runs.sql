@@ -20,6 +20,7 @@ create type public.log_type as enum (
   'info', 'success', 'error', 'warning', 'state_transition', 'tool_success', 'tool_error', 'phase_advance',
   'user_input_required'
 );
+create type public.step_wait as enum ('human', 'timer', 'child', 'event');
 
 -- The table of moves; shared/runs/status.py holds the same, and a test proves them equal.
 create table private.run_transitions (
@@ -51,7 +52,8 @@ insert into private.step_transitions values
   ('running', 'cancelled');
 alter table private.step_transitions enable row level security;
 
--- Its checks are of what changes: they are run with every step, and one of the input would read it each time.
+-- Only what a step changes has a check here: PostgreSQL reads and runs all of a table's checks at every update. The others
+-- stand below, in triggers of the columns they are about.
 create table public.agent_runs (
   id uuid primary key default gen_random_uuid(),
   account_id uuid not null,
@@ -62,15 +64,15 @@ create table public.agent_runs (
   price bigint not null default 0,
   engine text not null,
   status public.run_status not null default 'created',
-  resumes_as public.run_status not null default 'planning' check (resumes_as in ('planning', 'executing')),
+  resumes_as public.run_status not null default 'planning',
   revision bigint not null default 1,
   input jsonb not null default '{}',
   output jsonb,
   error jsonb,
   available_at timestamptz not null default 'infinity',
-  priority smallint not null default 0 check (priority between -100 and 100),
-  concurrency_key text check (char_length(concurrency_key) between 1 and 200),
-  concurrency_limit integer check (concurrency_limit between 1 and 10000),
+  priority smallint not null default 0,
+  concurrency_key text,
+  concurrency_limit integer,
   fair_tag bigint,
   held_for bigint,
   slot_ids bigint[],
@@ -84,35 +86,22 @@ create table public.agent_runs (
   lease_owner text,
   lease_expires_at timestamptz,
   attempt integer not null default 0,
-  max_attempts integer not null default 5 check (max_attempts between 1 and 100),
+  max_attempts integer not null default 5,
   stop_requested_at timestamptz,
   pause_requested_at timestamptz,
-  max_steps integer not null default 100 check (max_steps between 1 and 10000),
-  timeout_seconds integer not null default 3600 check (timeout_seconds between 1 and 604800),
+  max_steps integer not null default 100,
+  timeout_seconds integer not null default 3600,
   step_count integer not null default 0,
-  max_credits bigint check (max_credits > 0),
-  credits_held bigint not null default 0 check (credits_held >= 0),
-  credits_reserved bigint not null default 0 check (credits_reserved >= 0),
-  credits_spent bigint not null default 0 check (credits_spent >= 0),
+  max_credits bigint,
+  credits_held bigint not null default 0,
+  credits_reserved bigint not null default 0,
+  credits_spent bigint not null default 0,
   log_seq bigint not null default 0,
   broadcast_seq bigint not null default 0,
   broadcast_at timestamptz,
   forked_from uuid,
   fork_step integer,
-  constraint agent_runs_lease_while_running check (
-    (status in ('planning', 'executing')) = (lease_id is not null)
-    and (lease_id is null) = (lease_owner is null)
-    and (lease_id is null) = (lease_expires_at is null)
-  ),
-  constraint agent_runs_in_the_queue check (
-    (fair_tag is null) = (held_for is distinct from 0)
-    and (held_for is null or status in ('queued', 'planning', 'executing'))
-    and (status not in ('planning', 'executing') or held_for is not distinct from 0)
-  ),
-  constraint agent_runs_limit_has_a_key check ((concurrency_key is null) = (concurrency_limit is null)),
-  constraint agent_runs_finished_at_the_end check (
-    (status in ('completed', 'failed', 'cancelled', 'timeout')) = (finished_at is not null)
-  )
+  constraint agent_runs_credits check (credits_held >= 0 and credits_reserved >= 0 and credits_spent >= 0)
 ) with (fillfactor = 70);  -- room for HOT updates: a run row changes with every step
 comment on table public.agent_runs is 'One execution of any engine. Written by functions only; revision rises with every transition.';
 comment on column public.agent_runs.agent_version_id is 'What it does, for good: pinned when it was created.';
@@ -165,16 +154,17 @@ create table public.agent_steps (
   input jsonb not null default '{}',
   output jsonb,
   error jsonb,
-  waits_for text check (waits_for in ('human', 'timer', 'child', 'event')),
+  waits_for public.step_wait,
   available_at timestamptz not null default private.clock(),
   created_at timestamptz not null default private.clock(),
   timeout_seconds double precision not null,
-  credits_bound bigint not null default 0 check (credits_bound >= 0),
-  credits_spent bigint not null default 0 check (credits_spent >= 0),
+  credits_bound bigint not null default 0,
+  credits_spent bigint not null default 0,
   started_at timestamptz,
   finished_at timestamptz,
   finished_revision bigint,
-  primary key (run_id, step_no)
+  primary key (run_id, step_no),
+  constraint agent_steps_credits check (credits_bound >= 0 and credits_spent >= 0)
 ) with (fillfactor = 80);
 comment on table public.agent_steps is 'A unit of work with a stored result, numbered from 1 within its run.';
 comment on column public.agent_steps.key is 'The engine''s name of the step, the same whenever the same decision is drawn.';
@@ -331,12 +321,12 @@ declare
   v_guard record;
 begin
   for v_guard in
-    select m.name, string_agg(format('old.status = %L and new.status in (%s)', m.from_status, m.others), ' or ') as moves
+    select m.name, string_agg(format('old.status = %L and new.status = any (%L)', m.from_status, m.others), ' or ') as moves
     from (
-      select 'agent_runs' as name, from_status::text, string_agg(quote_literal(to_status), ', ' order by to_status) as others
+      select 'agent_runs' as name, from_status::text, array_agg(to_status order by to_status)::text as others
         from private.run_transitions group by from_status
       union all
-      select 'agent_steps', from_status::text, string_agg(quote_literal(to_status), ', ' order by to_status)
+      select 'agent_steps', from_status::text, array_agg(to_status order by to_status)::text
         from private.step_transitions group by from_status
     ) m
     group by m.name
@@ -346,3 +336,42 @@ begin
       v_guard.name, v_guard.moves);
   end loop;
 end $$;
+
+-- What a run's columns must be to one another, and within which bounds a person may choose: a violated check, whoever
+-- writes. lease_expires_at is left out, though it goes with lease_id: every step and heartbeat moves it.
+create function private.refuse_run()
+  returns trigger language plpgsql set search_path = '' as $$
+begin
+  raise exception 'Run % violates %', new.id, tg_name
+    using errcode = 'check_violation', constraint = tg_name, table = tg_table_name, schema = tg_table_schema;
+end $$;
+create trigger agent_runs_lease_while_running
+  after insert or update of status, resumes_as, lease_id, lease_owner on public.agent_runs for each row when (not (
+    new.resumes_as in ('planning', 'executing')
+    and (new.status in ('planning', 'executing')) = (new.lease_id is not null)
+    and (new.lease_id is null) = (new.lease_owner is null)
+    and (new.lease_id is null) = (new.lease_expires_at is null)
+  )) execute function private.refuse_run();
+create trigger agent_runs_in_the_queue
+  after insert or update of status, fair_tag, held_for on public.agent_runs for each row when (not (
+    (new.fair_tag is null) = (new.held_for is distinct from 0)
+    and (new.held_for is null or new.status in ('queued', 'planning', 'executing'))
+    and (new.status not in ('planning', 'executing') or new.held_for is not distinct from 0)
+  )) execute function private.refuse_run();
+create trigger agent_runs_finished_at_the_end
+  after insert or update of status, finished_at on public.agent_runs for each row when (
+    (new.status in ('completed', 'failed', 'cancelled', 'timeout')) = (new.finished_at is null)
+  ) execute function private.refuse_run();
+create trigger agent_runs_chosen
+  after insert or update of priority, concurrency_key, concurrency_limit, max_attempts, max_steps,
+    timeout_seconds, max_credits
+  on public.agent_runs for each row when (not (
+    new.priority between -100 and 100
+    and (new.concurrency_key is null) = (new.concurrency_limit is null)
+    and (new.concurrency_key is null or char_length(new.concurrency_key) between 1 and 200)
+    and (new.concurrency_limit is null or new.concurrency_limit between 1 and 10000)
+    and new.max_attempts between 1 and 100
+    and new.max_steps between 1 and 10000
+    and new.timeout_seconds between 1 and 604800
+    and (new.max_credits is null or new.max_credits > 0)
+  )) execute function private.refuse_run();

@@ -1,8 +1,9 @@
--- What an advance does beside the runs' and steps' own rows, and only sometimes: finding credits that do not fit the hold,
--- and writing records other than lines. Functions: private.find_credits, private.write_records.
+-- What an advance does only sometimes: moving runs that change their status, are asked to stop, or need credits that do not
+-- fit the hold; writing records other than lines; and telling who lost a race.
+-- Functions: private.top_up, private.find_credits, private.move_runs, private.write_records, private.lost_races.
 -- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 
--- One run of a batch that won its race: what the batch says of it, beside what was read under the lock.
+-- One run of a batch that won its race: what the batch says of it, beside what was read under its lock.
 create type private.advance_move as (
   id uuid, wish public.run_status, available_in double precision, output jsonb, error jsonb, new_steps integer,
   completed boolean, in_flight integer, charge bigint, released bigint, wanted bigint, lines integer,
@@ -64,6 +65,175 @@ begin
   select coalesce(array_agg(m.id), '{}') into broke
     from unnest(p_moves) m where m.id = any (short) and m.in_flight = 0;
 end $$;
+
+-- What moving some runs of a batch came to. Arrays that begin alike go together: won, accounts, revisions and base (the seq
+-- that their lines follow); ended, ended_accounts, rests and spent; told and told_from. short start nothing.
+create type private.moved_runs as (
+  won uuid[], accounts uuid[], revisions bigint[], base bigint[], ended uuid[], ended_accounts uuid[], rests bigint[],
+  spent bigint[], places bigint[], told uuid[], told_from bigint[], unsent uuid[], short uuid[], special jsonb
+);
+
+-- Moves the runs of a batch that are not in p_won, whatever becomes of them, and says so in their logs. What hangs on them
+-- is the caller's to write, and to close. Who has rows locked already waits for no other: a run that somebody holds then
+-- loses its race, and its worker reads it again.
+create function private.move_runs(p_batch jsonb, p_won uuid[], p_now timestamptz, p_expires timestamptz)
+  returns private.moved_runs language plpgsql security definer
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+declare
+  v_locked uuid[];
+  v_moves private.advance_move[];
+  v_needy boolean;
+  v_needy_ids uuid[] := '{}';
+  v_got bigint[] := '{}';
+  v_capped uuid[] := '{}';
+  v_broke uuid[] := '{}';
+  v_moved private.moved_runs;
+begin
+  if exists (
+    select from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid) group by i.run_id having count(*) > 1
+  ) then
+    raise exception 'A batch names each run once' using errcode = 'RUN12';
+  end if;
+  if p_won = '{}' then
+    v_locked := array(
+      select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
+      join public.agent_runs r on r.id = i.run_id
+      where r.lease_id = i.lease_id and r.revision = i.revision
+      order by r.id for update of r);
+  else
+    v_locked := array(
+      select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
+      join public.agent_runs r on r.id = i.run_id
+      where r.lease_id = i.lease_id and r.revision = i.revision and r.id <> all (p_won)
+      order by r.id for update of r skip locked);
+  end if;
+  select array_agg(row(i.run_id, i.status, i.available_in, i.output, i.error, i.new_steps, i.completed, i.in_flight,
+      i.charge, i.released, i.wanted, i.lines, coalesce(i.decision_lines, 0),
+      r.account_id, r.status, r.revision, r.stop_requested_at is not null, r.pause_requested_at is not null, r.log_seq,
+      r.broadcast_seq, r.broadcast_at, r.slot_ids, r.credits_held, r.credits_spent,
+      r.credits_reserved - i.released + i.wanted - (r.credits_held - i.charge),
+      coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false),
+      r.log_seq + i.lines > r.broadcast_seq
+        and (r.broadcast_at is null or p_now - r.broadcast_at >= interval '100 milliseconds'))::private.advance_move),
+    bool_or(i.wanted > 0 and (
+      r.credits_reserved - i.released + i.wanted > r.credits_held - i.charge
+      or coalesce(r.credits_spent + i.charge + r.credits_reserved - i.released + i.wanted > r.max_credits, false)))
+    into v_moves, v_needy
+    from jsonb_to_recordset(p_batch -> 'runs') as i (
+      run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
+      new_steps integer, completed boolean, in_flight integer, charge bigint, released bigint, wanted bigint,
+      lines integer, decision_lines integer)
+    join public.agent_runs r on r.id = i.run_id
+    where r.id = any (v_locked);
+  if v_moves is null then
+    return v_moved;
+  end if;
+  v_moved.short := '{}';
+  if v_needy then
+    select c.ids, c.got, c.short, c.capped, c.broke into v_needy_ids, v_got, v_moved.short, v_capped, v_broke
+      from private.find_credits(v_moves) c;
+  end if;
+
+  with move as materialized (
+    select m.*, w.target, m.id = any (v_moved.short) as is_short, m.id = any (v_broke) as is_broke,
+      w.target <> m.was as moved,
+      w.target in ('completed', 'failed', 'cancelled', 'timeout') as ended,
+      w.target in ('planning', 'executing') as leased,
+      -- Who is only given back keeps its places and its turn; who waits, pauses or ends leaves the queue.
+      w.target not in ('planning', 'executing')
+        and not (w.target = 'queued' and coalesce(m.available_in <= 0, false)) as leaves,
+      m.lines - case when m.id = any (v_moved.short) then m.decision_lines else 0 end + (w.target <> m.was)::integer
+        + (m.id = any (v_broke))::integer as new_lines,
+      coalesce((select g.got from unnest(v_needy_ids, v_got) as g (id, got) where g.id = m.id), 0) as got
+    from unnest(v_moves) m
+    cross join lateral (
+      -- A request that came while this was under way must not be lost with the lease: who lets go of a run that is to
+      -- stop ends it, and who lets go of one that is to pause leaves it paused.
+      select case
+        when m.id = any (v_broke) and not m.stop then 'paused'::public.run_status
+        when m.id = any (v_broke) then 'cancelled'
+        when m.wish is null then m.was
+        when m.wish not in ('queued', 'awaiting_input', 'paused') then m.wish
+        when m.stop then 'cancelled'
+        when m.pause then 'paused'
+        else m.wish
+      end as target
+    ) w
+  ), written as (
+    update public.agent_runs r set
+      status = m.target,
+      resumes_as = case when m.leased then m.target else r.resumes_as end,
+      revision = r.revision + 1,
+      updated_at = p_now,
+      output = coalesce(m.output, r.output),
+      error = coalesce(m.error, r.error),
+      step_count = r.step_count + case when m.is_short then 0 else m.new_steps end,
+      attempt = case when m.completed then 0 else r.attempt end,
+      credits_held = case when m.ended then 0 else r.credits_held - m.charge + m.got end,
+      credits_spent = r.credits_spent + m.charge,
+      credits_reserved = case when m.ended then 0
+        else r.credits_reserved - m.released + case when m.is_short then 0 else m.wanted end end,
+      log_seq = r.log_seq + m.new_lines,
+      broadcast_seq = case when d.due then r.log_seq + m.new_lines else r.broadcast_seq end,
+      broadcast_at = case when d.due then p_now else r.broadcast_at end,
+      lease_id = case when m.leased then r.lease_id end,
+      lease_owner = case when m.leased then r.lease_owner end,
+      lease_expires_at = case when m.leased then p_expires end,
+      available_at = case when m.target = 'queued' and m.available_in is not null
+        then p_now + make_interval(secs => m.available_in) else 'infinity' end,
+      fair_tag = case when not m.leaves then r.fair_tag end,
+      held_for = case when not m.leaves then r.held_for end,
+      paused_at = case when m.target = 'paused' then p_now end,
+      pause_requested_at = case when m.leased then r.pause_requested_at end,
+      stop_requested_at = case when m.leased then r.stop_requested_at end,
+      finished_at = case when m.ended then p_now end
+    from move m
+    cross join lateral (
+      select m.moved or m.due as due  -- a change of status always
+    ) d
+    where r.id = m.id
+    returning m.id, m.account_id, r.revision, r.lease_id, m.target, m.was, m.wish, m.ended, m.moved, m.leaves, m.stop,
+      m.pause, m.is_short, m.is_broke, m.log_seq, r.log_seq as last_seq, m.broadcast_seq, m.slot_ids,
+      m.held - m.charge + m.got as rest, r.credits_spent, d.due, not d.due and r.log_seq > r.broadcast_seq as unsent
+  ), said as (
+    -- Behind the batch's own lines, which the caller writes.
+    insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
+      select w.id, w.last_seq - w.moved::integer, w.account_id, 'warning'::public.log_type,
+        case when w.id = any (v_capped)
+          then 'Out of credits: the next step does not fit the run''s own limit (max_credits)'
+          else 'Out of credits: the run is paused until credits are added and it is resumed' end,
+        jsonb_build_object('event', 'out_of_credits', 'limit',
+          case when w.id = any (v_capped) then 'run' else 'account' end), p_now
+        from written w where w.is_broke
+      union all
+      select w.id, w.last_seq, w.account_id, 'state_transition', w.was || ' -> ' || w.target,
+        jsonb_build_object('from', w.was, 'to', w.target), p_now
+        from written w where w.moved
+  )
+  select array_agg(w.id), array_agg(w.account_id), array_agg(w.revision), array_agg(w.log_seq),
+      array_agg(w.id) filter (where w.ended), array_agg(w.account_id) filter (where w.ended),
+      array_agg(w.rest) filter (where w.ended), array_agg(w.credits_spent) filter (where w.ended),
+      (select array_agg(u.id) from written x, unnest(x.slot_ids) as u (id) where x.leaves),
+      array_agg(w.id) filter (where w.due), array_agg(w.broadcast_seq) filter (where w.due),
+      array_agg(w.id) filter (where w.unsent),
+      jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
+          'status', w.target, 'stop', w.stop, 'pause', w.pause, 'short', w.is_short))
+        filter (where w.stop or w.pause or w.is_short or w.target <> coalesce(w.wish, w.was))
+    into v_moved.won, v_moved.accounts, v_moved.revisions, v_moved.base, v_moved.ended, v_moved.ended_accounts,
+      v_moved.rests, v_moved.spent, v_moved.places, v_moved.told, v_moved.told_from, v_moved.unsent, v_moved.special
+    from written w;
+  return v_moved;
+end $$;
+
+-- What there is to say of the runs of a batch that did not win.
+create function private.lost_races(p_runs jsonb, p_won uuid[])
+  returns jsonb language sql stable security definer set search_path = '' set enable_seqscan = off as $$
+  select coalesce(jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
+    'lease_id', r.lease_id, 'status', r.status)), '[]')
+  from jsonb_to_recordset(p_runs) as i (run_id uuid)
+  left join public.agent_runs r on r.id = i.run_id
+  where p_won is null or i.run_id <> all (p_won)
+$$;
 
 -- What steps record besides lines, and the snapshots. The account of each comes from its run's row.
 create function private.write_records(p_batch jsonb, p_run_ids uuid[], p_account_ids uuid[], p_revisions bigint[])

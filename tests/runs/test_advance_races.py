@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 from shared.runs.models import NewLog, Records, RunView
@@ -111,3 +112,68 @@ async def test_a_tick_that_is_faster_than_an_advance_makes_no_line_go_out_twice(
     assert answer.won
     assert answer.unsent
     assert seqs == list(range(1, (await run_row(database_url, view.run.id))["log_seq"] + 1))
+
+
+async def test_of_a_batch_each_run_gets_what_is_its_own_however_the_others_fare(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    """One goes on, one is to stop, one has no credits for its next step, and one lost its race."""
+    for _ in range(4):
+        await person.queue()
+    views = sorted((await claim(store)).views, key=lambda view: view.run.id)
+    answers = await store.advance([started(view) for view in views], lease_seconds=15)
+    lost, goes_on, stops, broke = views
+    items = {view.run.id: named(view, answers[view.run.id].revision) for view in views}
+    items[lost.run.id] = replace(items[lost.run.id], revision=1)
+    dear = StartStep(2, uuid4(), steps(2, credits_bound=10**15)[1])
+    items[broke.run.id] = replace(items[broke.run.id], start=(dear,))
+    await person.call("control_run", stops.run.id, "stop")
+
+    committed = await store.advance(list(items.values()), lease_seconds=15)
+
+    assert {run_id: answer.won for run_id, answer in committed.items()} == {
+        view.run.id: view is not lost for view in views
+    }
+    assert committed[stops.run.id].stop
+    assert committed[broke.run.id].status is RunStatus.PAUSED
+    for view in views:
+        done = [step["output"] for step in await step_rows(database_url, view.run.id) if step["output"] is not None]
+        said = [message for _, _, message in await log_lines(database_url, view.run.id) if message.startswith("done")]
+        of_run = [] if view is lost else [str(view.run.id)]
+        assert done == [{"of": run_id} for run_id in of_run]
+        assert said == [f"done {run_id}" for run_id in of_run]
+        seqs = [seq for seq, _, _ in await log_lines(database_url, view.run.id)]
+        assert seqs == list(range(1, (await run_row(database_url, view.run.id))["log_seq"] + 1))
+    assert [step["step_no"] for step in await step_rows(database_url, goes_on.run.id)] == [1, 2]
+    assert [step["step_no"] for step in await step_rows(database_url, broke.run.id)] == [1]
+
+
+async def test_who_has_rows_locked_waits_for_no_other_and_comes_again(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    """A run that is to stop is moved behind the others. Somebody has it locked and waits for one of those."""
+    for _ in range(2):
+        await person.queue()
+    plain, stops = sorted((await claim(store)).views, key=lambda view: view.run.id, reverse=True)
+    answers = await store.advance([started(plain), started(stops)], lease_seconds=15)
+    items = [named(view, answers[view.run.id].revision) for view in (plain, stops)]
+    lock = "select from public.agent_runs where id = %s for share"
+
+    async with connect(database_url) as rival, rival.transaction():
+        await person.call("control_run", stops.run.id, "stop")
+        await rival.execute(lock, [stops.run.id])
+        committed = await store.advance(items, lease_seconds=15)
+        await rival.execute(lock, [plain.run.id])
+
+    assert [committed[view.run.id].won for view in (plain, stops)] == [True, False]
+    assert committed[stops.run.id].lease_id == stops.run.lease_id
+    again = (await store.advance([items[1]], lease_seconds=15))[stops.run.id]
+    assert (again.won, again.stop) == (True, True)
+
+
+def named(view: RunView, revision: int) -> Advance:
+    """As `further`, with the run's id in all that it leaves behind."""
+    item = further(view, revision)
+    logs = (NewLog("info", f"done {view.run.id}"),)
+    done = replace(item.finish[0], output={"of": str(view.run.id)}, records=Records(logs=logs))
+    return replace(item, finish=(done,))

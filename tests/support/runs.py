@@ -128,7 +128,8 @@ async def assert_books_balance(url: str, account_id: UUID) -> None:
         url,
         "select (select coalesce(sum(amount) filter (where credit = b), 0)"
         " - coalesce(sum(amount) filter (where debit = b), 0)"
-        " from public.credit_ledger l where l.account_id = %s) from unnest(array['available', 'held', 'spent']) b",
+        " from public.credit_ledger l where l.account_id = %s)"
+        " from unnest('{available, held, spent}'::public.credit_place[]) b",
         account_id,
     )
     booked = [int(row[0]) for row in rows]

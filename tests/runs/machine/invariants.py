@@ -32,7 +32,7 @@ select jsonb_build_object(
       select jsonb_object_agg(b, (
         select coalesce(sum(amount) filter (where credit = b), 0) - coalesce(sum(amount) filter (where debit = b), 0)
         from public.credit_ledger l where l.account_id = a.account_id))
-      from unnest(array['available', 'held', 'spent']) b)))
+      from unnest(array['available', 'held', 'spent']::public.credit_place[]) b)))
     from public.credit_accounts a where a.account_id = any (%s)),
   'slots', (
     select coalesce(jsonb_agg(to_jsonb(s) || jsonb_build_object('has_room', private.has_room(s),
