@@ -16,8 +16,9 @@ from shared.logs import logger
 from shared.runs.backoff import backoff_seconds
 from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome
 from shared.runs.models import NewLog, Step, StepError
-from shared.runs.performer import Meter, unknown_outcome
+from shared.runs.performer import Meter, late, unknown_outcome
 from shared.runs.status import RunStatus, StepStatus
+from shared.runs.time_limits import TimeLimits
 from shared.runs.transitions import FinishStep
 
 log = logger(__name__)
@@ -45,6 +46,7 @@ class OpenSteps:
         self._interrupted: dict[int, FinishStep] = {}  # on purpose: what becomes of them, and what they had cost
         self._cut: set[tuple[int, int]] = set()  # effectful attempts that were cut off: their outcome is unknown
         self._meters: dict[int, Meter] = {}
+        self._limits = TimeLimits()
         self._said: list[NewLog] = []
         self._said_in_hand: list[NewLog] = []
 
@@ -160,7 +162,11 @@ class OpenSteps:
             while len(self._outcomes) + len(self._in_hand) >= MAX_UNCOMMITTED:
                 self._room.clear()
                 await self._room.wait()
-            outcome = await self._perform(step, self._meters[step.step_no])
+            meter = self._meters[step.step_no]
+            try:
+                outcome = await self._limits.within(step.timeout_seconds, self._perform(step, meter))
+            except TimeoutError:
+                outcome = late(step, meter.used)
         self._tasks.pop(step.step_no, None)
         self._outcomes[step.step_no] = (step, outcome)
         self._woken.set()
@@ -182,6 +188,7 @@ class OpenSteps:
             _, stubborn = await asyncio.wait(tasks.values(), timeout=INTERRUPT_SECONDS)
             if stubborn:
                 log.error("step.ignores_cancellation steps=%d", len(stubborn))
+        self._limits.rest()
         for number in tasks:
             self._tasks.pop(number, None)
             step = self._recorded.get(number)

@@ -1,4 +1,4 @@
-"""Performs one step: the only place where an engine's effects happen, so time limit and errors are settled here.
+"""Performs one step: the only place where an engine's effects happen, so its errors are settled here.
 
 Whatever `perform` does, an `Outcome` comes back, except when the step is cancelled on purpose. What leaves
 a step goes through its run's redactor, which hears of every secret before the step does.
@@ -23,7 +23,7 @@ from shared.errors import (
     UpstreamTimeout,
 )
 from shared.logs import logger
-from shared.redaction import Redactor
+from shared.redaction import Redactor, StreamRedactor
 from shared.runs.backoff import patiently
 from shared.runs.bounds import recordable
 from shared.runs.engine import Done, Engine, Failed, OpenCredential, Outcome
@@ -74,7 +74,7 @@ class Context:
         self._results = results
         self._say = say
         self._lines = 0
-        self._shown = redactor.stream()
+        self._shown: StreamRedactor | None = None
         self._offset = 0
 
     @property
@@ -82,6 +82,8 @@ class Context:
         return self._run
 
     async def delta(self, text: str) -> None:
+        if self._shown is None:
+            self._shown = self.redactor.stream()
         self._show(self._shown.feed(text))
 
     def _show(self, text: str) -> None:
@@ -97,7 +99,8 @@ class Context:
 
     def close(self) -> None:
         """Show the end of the text, which may have been held back, and how much was left out of the log."""
-        self._show(self._shown.flush())
+        if self._shown is not None:
+            self._show(self._shown.flush())
         if self._lines > LIVE_LINES:
             self._say(NewLog("warning", f"{self._lines - LIVE_LINES} more lines of {self._step.name} were left out"))
 
@@ -138,18 +141,17 @@ class Context:
 
 
 async def perform(engine: Engine[Any], state: object, step: Step, context: Context) -> Outcome:
-    """Perform `step` within its time limit and turn every failure into an outcome.
+    """Perform `step` and turn every failure into an outcome.
 
     Raises:
-        CancelledError: the step was cancelled; it left no result.
+        CancelledError: the step was cancelled, or had its time; it left no result.
     """
     crash_point("before_perform")
     try:
-        async with asyncio.timeout(step.timeout_seconds):
-            try:
-                outcome = await engine.perform(state, step, context)
-            finally:
-                context.close()
+        try:
+            outcome = await engine.perform(state, step, context)
+        finally:
+            context.close()
         crash_point("after_perform")
         return recordable(_within_bound(outcome, step), step, context.redactor)
     except asyncio.CancelledError as error:
@@ -167,8 +169,7 @@ def _failed(error: BaseException, step: Step, context: Context) -> Outcome:
         case TimeoutError() | UpstreamTimeout() | DatabaseUnavailable() if step.effect == "effectful":
             return Failed(unknown_outcome(step), credits=used)
         case TimeoutError():
-            late = f"{step.name} took longer than {step.timeout_seconds:g} seconds"
-            return Failed(StepError("step_timeout", late, retryable=True), credits=used)
+            return late(step, used)
         case AppError():
             failure = StepError(error.code, error.message, retryable=error.retryable)
             pause = error.retry_after_seconds if isinstance(error, RetryLater) else None
@@ -179,6 +180,14 @@ def _failed(error: BaseException, step: Step, context: Context) -> Outcome:
             )
             bug = f"{step.name} failed by an unexpected error; the operator's log has it"
             return Failed(StepError("internal", bug), credits=used)
+
+
+def late(step: Step, used: int) -> Outcome:
+    """What becomes of a step that had its time and had cost `used` micro-credits by then."""
+    if step.effect == "effectful":
+        return Failed(unknown_outcome(step), credits=used)
+    message = f"{step.name} took longer than {step.timeout_seconds:g} seconds"
+    return Failed(StepError("step_timeout", message, retryable=True), credits=used)
 
 
 def unknown_outcome(step: Step) -> StepError:
