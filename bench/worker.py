@@ -6,6 +6,7 @@ from bench.contender import Stopwatch, Taken, check, contend
 from bench.work import LEASE_SECONDS, STEP_BOUND, STEP_COST, queue_runs
 from shared.database import Database
 from shared.direct_database import DirectDatabase
+from shared.runs.collector import collect_rarely
 from shared.runs.engine import Decision, Done, Finish, Outcome, StartSteps, StepContext, Wait
 from shared.runs.models import NewLog, NewStep, Records, RunView, Step, StepResult
 from shared.runs.store import RunStore
@@ -59,6 +60,7 @@ class NoOpEngine:
 
 
 async def worker(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
+    collect_rarely()  # as `runbase worker`
     async with DirectDatabase(url) as database:
         return await drained(database, url, runs=runs, steps=steps, at_a_time=at_a_time)
 

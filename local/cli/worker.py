@@ -17,6 +17,7 @@ from shared import logs
 from shared.direct_database import DirectDatabase
 from shared.engines.registry import engines_from_env
 from shared.llm.registry import model_from_env
+from shared.runs.collector import collect_rarely
 from shared.runs.store import RunStore
 from shared.runs.wake import ListenWake
 from shared.runs.worker import Worker, WorkerOptions
@@ -42,6 +43,7 @@ def worker(db_url: str, concurrency: int, log_format: logs.Format, *, until_stdi
     People's credentials are opened with ENCRYPTION_KEYS or RUNBASE_KMS_KEY_ID; without, steps that need one fail.
     """
     logs.configure(form=log_format)
+    collect_rarely()
     asyncio.run(_work(db_url, concurrency, until_stdin_closes=until_stdin_closes))
 
 

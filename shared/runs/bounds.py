@@ -163,15 +163,15 @@ def _check_size(outcome: Outcome) -> None:
         length = len(artifact.content.encode())
         _check(f"the file {artifact.name[:200]}", length, ARTIFACT_BYTES)
         size += length
-    size += sum(len(orjson.dumps(message.content)) for message in records.messages)
-    size += sum(len(orjson.dumps(plan.phases)) + _lengths((plan.goal, plan.reason or "")) for plan in records.plans)
+    size += sum([len(orjson.dumps(message.content)) for message in records.messages])
+    size += sum([len(orjson.dumps(plan.phases)) + _lengths((plan.goal, plan.reason or "")) for plan in records.plans])
     # A line is cut to its own bound later; a flood of lines is not.
-    size += sum(200 + min(len(line.message), ERROR_MESSAGE_BYTES) for line in records.logs)
+    size += sum([200 + min(len(line.message), ERROR_MESSAGE_BYTES) for line in records.logs])
     _check("all of it", size, RESULT_BYTES)
 
 
 def _lengths(texts: Sequence[str]) -> int:
-    return sum(len(text.encode()) for text in texts)
+    return sum([len(text.encode()) for text in texts])
 
 
 def _check(what: str, size: int, limit: int) -> None:

@@ -176,16 +176,13 @@ class Execution:
             )
             if refusal is not None:
                 return await self._fail(finished, refusal)
-            left = self._host.seconds_left()
-            if left < max(step.timeout_seconds for step in wanted):
+            if self._host.seconds_left() < max([step.timeout_seconds for step in wanted]):
                 # Not enough time here for the next step: the run goes on elsewhere, from its rows alone.
                 if self._steps.in_flight:
                     return self._advance_if_news(finished)
                 self._host.out_of_time()
                 return self._released(finished)
-        starts = tuple(
-            StartStep(self._step_count + position, uuid4(), step) for position, step in enumerate(steps, start=1)
-        )
+        starts = tuple([StartStep(number, uuid4(), step) for number, step in enumerate(steps, self._step_count + 1)])
         if again:
             starts += tuple(StartStep(step.step_no, step.effect_key, step.to_new(), again=True) for step in again)
         if starts:
@@ -237,7 +234,7 @@ class Execution:
         for step, finish in taken:
             if finish.status.ended:
                 self._decider.ended(step.ended(finish.status, finish.output, finish.error), finish.records)
-        return tuple(finish for _, finish in taken)
+        return tuple([finish for _, finish in taken])
 
     # -- committing ---------------------------------------------------------------------------------------------
 

@@ -60,5 +60,7 @@ class Results:
 def _size(result: StepResult) -> int:
     """About what the result takes in memory, where JSON is some three times as large as written out."""
     size = json_bytes(result.step.output)
-    size += sum(json_bytes(message.content) for message in result.messages)
-    return _STEP_BYTES + 3 * (size + sum(json_bytes(plan.phases) for plan in result.plans))
+    if result.messages or result.plans:
+        size += sum([json_bytes(message.content) for message in result.messages])
+        size += sum([json_bytes(plan.phases) for plan in result.plans])
+    return _STEP_BYTES + 3 * size

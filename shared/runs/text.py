@@ -34,7 +34,7 @@ def storable(value: Value) -> Value:
         ValueError: it is nested more than 64 deep, or is no JSON at all.
     """
     if isinstance(value, str):
-        return cast("Value", _UNSTORABLE.sub("\ufffd", value))
+        return value if value.isprintable() else cast("Value", _UNSTORABLE.sub("\ufffd", value))
     try:
         raw = orjson.dumps(value, option=_JSON_ALONE)
     except TypeError:  # a surrogate, a long integer, or no JSON
@@ -98,7 +98,7 @@ def json_bytes(value: Json) -> int:
 def bounded_text(text: str, limit: int) -> str:
     """At most `limit` bytes of UTF-8, cut at a character, with a mark where something was cut."""
     clean = storable(text)
-    if 4 * len(clean) <= limit:
+    if 4 * len(clean) <= limit:  # as most are
         return clean
     encoded = clean.encode()
     if len(encoded) <= limit:
