@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from local.config import PROJECT_DIR, StackConfig
 from local.gateway import build_gateway
-from local.server import listening, serving
+from local.ports import listening
+from local.serving import serving
 
 FUNCTIONS = "--functions"
 

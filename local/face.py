@@ -18,7 +18,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from local.status import OPENAPI_PATH, Database, Health, Mails, SentMail, Service, Status, StatusReader
+from local.status import Database, Health, Mails, SentMail, Service, Status
+from local.status_reader import OPENAPI_PATH, StatusReader
 
 TITLE = "Runbase local stack"
 _PAGE = Path(__file__).with_name("face.html")

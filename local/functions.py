@@ -36,7 +36,7 @@ def build(services: Services, apps: Mapping[str, ASGIApp] | None = None) -> Part
     """Mount `apps`, or what the project's functions folder holds when the stack starts.
 
     Functions read their settings from the environment, as they do when deployed, so while the stack runs its
-    environment is the process's.
+    environment is the process's. They are imported while the stack already answers; who asks for one waits for that.
     """
     config = services.config
     router = FunctionRouter()
@@ -44,12 +44,25 @@ def build(services: Services, apps: Mapping[str, ASGIApp] | None = None) -> Part
 
     async def start() -> None:
         cleanup.enter_context(_environment(environment(services)))
-        router.apps = dict(apps) if apps is not None else load_functions(config.functions_dir)
+        if apps is not None:
+            router.apps = dict(apps)
+            return
+        loading = asyncio.create_task(_load_aside(router, config.functions_dir))
+        router.loading = loading
+        cleanup.push_async_callback(asyncio.wait, [loading])
         if config.reload:
             watch = asyncio.create_task(_reload_on_change(router, config))
             cleanup.push_async_callback(_cancel, watch)
 
-    return Part([Mount(PREFIX, router)], start, cleanup.aclose, needs_database=False, members=router.members)
+    return Part(
+        [Mount(PREFIX, router)],
+        start,
+        cleanup.aclose,
+        needs_database=False,
+        trouble=router.trouble,
+        members=router.members,
+        settled=router.loaded,
+    )
 
 
 def environment(services: Services) -> dict[str, str]:
@@ -77,12 +90,22 @@ class FunctionRouter:
 
     def __init__(self) -> None:
         self.apps: dict[str, ASGIApp] = {}
+        self.loading: asyncio.Task[None] | None = None
+
+    async def loaded(self) -> None:
+        """Wait until the functions are imported for the first time."""
+        if self.loading is not None:
+            await asyncio.shield(self.loading)
+
+    def trouble(self) -> str | None:
+        return None if self.loading is None or self.loading.done() else "The functions are still being imported."
 
     def members(self) -> dict[str, str | None]:
         """The functions by name, with why one could not start."""
         return {name: app.reason if isinstance(app, _NotStarted) else None for name, app in self.apps.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.loaded()
         root: str = scope["root_path"]
         name = scope["path"].removeprefix(root).strip("/").split("/", 1)[0]
         app = self.apps.get(name)
@@ -115,7 +138,12 @@ def _environment(values: Mapping[str, str]) -> Generator[None]:
                 os.environ[name] = value
 
 
+async def _load_aside(router: FunctionRouter, folder: Path) -> None:
+    router.apps = await asyncio.to_thread(load_functions, folder)
+
+
 async def _reload_on_change(router: FunctionRouter, config: StackConfig) -> None:
+    await router.loaded()
     async for _ in awatch(config.functions_dir, config.project_dir / "shared", watch_filter=PythonFilter()):
         _forget_modules(config.functions_dir, config.project_dir / "shared")
         router.apps = load_functions(config.functions_dir)

@@ -23,7 +23,7 @@ from local.config import StackConfig
 from local.face import face_routes
 from local.keys import Keys
 from local.services import Services
-from local.status import StatusReader
+from local.status_reader import StatusReader
 
 # Links from mails and identity providers: no client of ours made them, so no key is in them.
 _WITHOUT_KEY = ("/auth/v1/verify", "/auth/v1/callback", "/auth/v1/authorize")

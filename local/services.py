@@ -26,7 +26,7 @@ Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 
 async def _nothing() -> None:
-    """Stands for the start or stop of a part that needs none."""
+    """Stands for what a part has no need of."""
 
 
 def _no_trouble() -> str | None:
@@ -42,7 +42,8 @@ class Part:
     """One service behind the gateway. Its routes carry their full path (`/rest/v1/...`).
 
     What is wrong is one sentence for the person at the terminal, or None: `trouble` tells it of the part, beyond a
-    database that is away; `members` of each thing that it serves under a name of its own.
+    database that is away; `members` of each thing that it serves under a name of its own. `settled` waits for what
+    `start` left to go on while the part already answers.
     """
 
     routes: list[BaseRoute]
@@ -51,6 +52,7 @@ class Part:
     needs_database: bool = True
     trouble: Callable[[], str | None] = _no_trouble
     members: Callable[[], Mapping[str, str | None]] = _no_members
+    settled: Callable[[], Awaitable[None]] = _nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import psutil
-from pydantic import ValidationError
 
+from local.cluster import Cluster
 from local.config import StackConfig
 from local.errors import StackError
 from local.keys import Keys
-from local.postgres import PostgresServer, holds_cluster
+from local.postgres import PostgresServer
 from local.state import StackState
-from local.status import Status
 
-ANSWER_SECONDS = 10
 START_SECONDS = 60
 STOP_SECONDS = 20
 _POLL_SECONDS = 0.02
@@ -86,41 +83,28 @@ def reset(config: StackConfig) -> bool:
     """Stop the stack over the data directory and delete its database and files; False if there were none.
 
     Raises:
-        StackError: what is there is no database of PostgreSQL, and is left alone; or it cannot be deleted.
+        StackError: no stack made what is there, and it is left alone; or it cannot be deleted.
     """
-    cluster = config.data_dir / "postgres"
+    cluster = Cluster(config.data_dir)
+    if not cluster.exists():
+        return False
+    # Before the stop: what we would not delete is not ours to stop either.
+    if not cluster.is_ours():
+        raise StackError(f"{cluster.folder} was not made by a Runbase stack, so it is left alone.")
+    stop(config)
     try:
-        # Before the stop: what we would not delete is not ours to stop either.
-        if cluster.exists() and not holds_cluster(cluster):
-            raise StackError(f"{cluster} holds no PostgreSQL database, so it is left alone.")
-        stop(config)
-        found = [folder for folder in (cluster, config.storage_dir) if folder.exists()]
-        for folder in found:
-            shutil.rmtree(folder)
+        if config.storage_dir.exists():
+            shutil.rmtree(config.storage_dir)
+        cluster.delete()
     except OSError as exc:
         raise StackError(f"What is in {config.data_dir} cannot be deleted: {exc.strerror or exc}.") from exc
-    return bool(found)
+    return True
 
 
 def status(config: StackConfig) -> StackConfig | None:
     """The config of the stack that runs over the data directory, with its real ports, or None."""
     state = _state(config)
     return replace(config, host=state.host, port=state.port, db_port=state.db_port) if state else None
-
-
-def health(config: StackConfig) -> Status:
-    """Ask a running stack how it is.
-
-    Raises:
-        StackError: its process is there, and its gateway does not answer as one.
-    """
-    try:
-        # No proxy: what it would lead to is not this machine.
-        with httpx.Client(timeout=ANSWER_SECONDS, trust_env=False) as client:
-            answer = client.get(config.api_url, headers={"Accept": "application/json"})
-        return Status.model_validate_json(answer.content)
-    except (httpx.HTTPError, ValidationError) as exc:
-        raise StackError(f"A stack runs over {config.data_dir}, but {config.api_url} does not answer.") from exc
 
 
 def status_env(config: StackConfig, keys: Keys | None = None) -> str:

@@ -28,8 +28,9 @@ from bench.soak.report import Faults, Load, show
 from bench.soak.verify import Verdict, verify
 from local.cli.signals import stop_event
 from local.config import PROJECT_DIR
+from local.ports import listening
 from local.postgres import PostgresError, PostgresServer
-from local.server import listening, prepare_database, serving
+from local.serving import prepare_database, serving
 
 DRAIN_SECONDS = 120.0
 SETTLE_SECONDS = 0.2

@@ -24,7 +24,7 @@ async def hosted_stack(config: StackConfig) -> AsyncGenerator[tuple[RunningStack
             try:
                 stack = await cleanup.enter_async_context(running_stack(config))
             except StackError as error:
-                # Ctrl-C goes to initdb and pg_ctl too, and they give up.
+                # Ctrl-C goes to initdb too, and it gives up.
                 raise Interrupted if stop.is_set() else error from error
             keeping = asyncio.create_task(keep_up(stack.postgres))
             try:

@@ -14,7 +14,6 @@ from local import stack as background
 from local.auth_settings import AuthSettings
 from local.cli.hosting import hosted_stack
 from local.cli.options import AUTH_HELP, data_dir_option, stack_options
-from local.cli.status_table import status_table
 from local.config import StackConfig
 from local.errors import StackError
 
@@ -73,11 +72,15 @@ def stop(data_dir: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
 def status(data_dir: Path, output: str, *, as_json: bool) -> int:
     """Print URLs, keys, services and the last mails; exit code 3 if it does not run, or not all of it."""
+    # Here, because a start needs none of it.
+    from local.cli.status_table import status_table  # noqa: PLC0415
+    from local.health import health  # noqa: PLC0415
+
     config = background.status(StackConfig(data_dir=data_dir))
     if config is None:
         raise _NotWell(f"No stack runs over {data_dir}.")
     try:
-        found = background.health(config)
+        found = health(config)
     except StackError as error:
         raise _NotWell(str(error)) from error
     if as_json or output == "json":

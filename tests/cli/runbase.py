@@ -70,8 +70,12 @@ class Running:
             time.sleep(0.02)
 
     def family(self) -> list[psutil.Process]:
-        """The processes that it started, with theirs; PostgreSQL is a daemon and not among them."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """The processes that it started, with theirs, but for PostgreSQL's, which live on when it is killed."""
+        return [
+            process
+            for process in psutil.Process(self.process.pid).children(recursive=True)
+            if process.name() != "postgres"
+        ]
 
     def values(self) -> dict[str, str]:
         """What it printed as NAME="value"."""
@@ -107,3 +111,11 @@ def servers_over(folder: Path) -> list[psutil.Process]:
         for process in psutil.process_iter(["cmdline"])
         if any(str(folder) in part for part in process.info["cmdline"] or [])
     ]
+
+
+def until_empty(folder: Path) -> None:
+    """Poll until nothing is in the folder."""
+    deadline = time.monotonic() + SECONDS
+    while left := list(folder.iterdir()):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.02)

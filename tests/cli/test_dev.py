@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import tempfile
@@ -12,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.cli.runbase import runbase, running, servers_over
+from tests.cli.runbase import runbase, running, servers_over, until_empty
 
 PORTS = ("--port", "0", "--db-port", "0")
 
@@ -89,7 +90,10 @@ def test_a_taken_port_is_one_sentence(data_dir, name):
         port = taken.getsockname()[1]
         ended = runbase(name, "--port", str(port), "--db-port", "0", "--data-dir", data_dir)
     assert ended.returncode == 1
-    assert ended.stderr == f"Error: Port {port} for the gateway is taken by another program.\n"
+    assert ended.stderr == (
+        f"Error: Port {port} for the gateway is taken by {psutil.Process().name()} (process {os.getpid()}). "
+        "Stop it, or choose another with --port (0 takes a free one).\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["dev", *PORTS], ["stack", *PORTS], ["stack", "start", *PORTS]])
@@ -110,13 +114,23 @@ def test_an_env_file_that_is_no_text_is_refused(tmp_path, data_dir):
     assert not data_dir.exists()
 
 
+def test_reset_leaves_alone_a_database_that_no_stack_made(data_dir):
+    (data_dir / "postgres").mkdir(parents=True)
+    (data_dir / "postgres" / "PG_VERSION").write_text("18\n")
+    (data_dir / "storage").mkdir()
+    ended = runbase("stack", "reset", "--yes", "--data-dir", data_dir)
+    assert ended.returncode == 1
+    assert "was not made by a Runbase stack, so it is left alone" in ended.stderr
+    assert sorted(path.name for path in data_dir.iterdir()) == ["postgres", "storage"]
+
+
 def test_reset_leaves_alone_what_is_no_database(data_dir):
     notes = data_dir / "postgres" / "notes.txt"
     notes.parent.mkdir(parents=True)
     notes.touch()
     ended = runbase("stack", "reset", "--yes", "--data-dir", data_dir)
     assert ended.returncode == 1
-    assert ended.stderr == f"Error: {notes.parent} holds no PostgreSQL database, so it is left alone.\n"
+    assert ended.stderr == f"Error: {notes.parent} was not made by a Runbase stack, so it is left alone.\n"
     assert notes.exists()
 
 
@@ -139,6 +153,17 @@ def test_an_ephemeral_stack_in_the_foreground_keeps_nothing(tmp_path, data_dir):
         assert httpx.get(f"{stack.values()['API_URL']}/health").status_code == 200
         assert stack.signal(signal.SIGINT) == 0
     assert not data_dir.exists()
+
+
+def test_a_killed_ephemeral_stack_takes_its_database_server_along(tmp_path, data_dir):
+    data_dir.mkdir()
+    with running(tmp_path, "stack", *PORTS, "--ephemeral", env={"TMPDIR": str(data_dir)}) as stack:
+        stack.until(lambda: "SERVICE_ROLE_KEY" in stack.out)
+        servers = servers_over(data_dir)
+        assert servers
+        stack.process.kill()
+        assert not psutil.wait_procs(servers, timeout=30)[1]
+    until_empty(data_dir)
 
 
 def test_a_stack_in_the_background_is_started_shown_reset_and_stopped(data_dir):

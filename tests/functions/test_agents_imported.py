@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local.server import listening, serving
+from local.ports import listening
+from local.serving import serving
 from tests.functions.visitor import Visitor
 from tests.support.runs import connect
 from tests.support.stack import Stack

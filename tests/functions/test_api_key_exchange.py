@@ -17,7 +17,8 @@ from starlette.routing import Route
 
 from functions.api_key_exchange.signer import KeyHolder, Signer
 from local.keys import ES256_JWK, Keys
-from local.server import listening, serving
+from local.ports import listening
+from local.serving import serving
 from shared.api_keys import exchange
 from shared.api_keys.exchange import KeyExchange
 from shared.api_keys.key import new_key

@@ -18,7 +18,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from local.server import listening, serving
+from local.ports import listening
+from local.serving import serving
 from shared.auth import Verifier
 from shared.errors import Unauthenticated, UpstreamBusy
 from shared.settings import Settings

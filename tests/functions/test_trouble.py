@@ -17,7 +17,8 @@ from starlette.types import ASGIApp
 from functions.agent_execute.app import app as agent_execute
 from functions.agent_status.app import app as agent_status
 from local.config import PROJECT_DIR
-from local.server import listening, serving
+from local.ports import listening
+from local.serving import serving
 from shared.http import Answer, Call, endpoint
 from tests.functions.visitor import Visitor
 from tests.support.stack import Stack

@@ -15,17 +15,18 @@ import pytest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from local import stack as background
 from local.auth import Outbox
 from local.auth.outbox import Mail
 from local.cli.status_table import status_table
 from local.config import PROJECT_DIR, StackConfig
 from local.errors import StackError
 from local.face import page
+from local.health import health
 from local.keys import Keys
 from local.server import running_stack
 from local.services import Part, Services
-from local.status import Status, StatusReader
+from local.status import Status
+from local.status_reader import StatusReader
 from tests.cli.runbase import runbase
 from tests.support.stack import stack_over
 
@@ -223,4 +224,4 @@ async def test_the_terminal_shows_the_same(data_dir, tmp_path):
 
 def test_a_gateway_that_does_not_answer_as_one_is_a_sentence(tmp_path):
     with pytest.raises(StackError, match=r"but http://127\.0\.0\.1:1 does not answer\.$"):
-        background.health(StackConfig(port=1, data_dir=tmp_path))
+        health(StackConfig(port=1, data_dir=tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -101,12 +102,23 @@ def test_two_stacks_over_one_directory_are_refused(data_dir):
     assert first.is_running()
 
 
-def test_a_taken_port_is_named(data_dir):
+def test_a_taken_port_is_named_with_who_has_it(data_dir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(PostgresError, match=rf"^Port {port} for the database is taken"):
+        told = rf"^Port {port} for the database is taken by \S+ \(process {os.getpid()}\)\. Stop it, or .* --db-port"
+        with pytest.raises(PostgresError, match=told):
             server_over(data_dir, port).start()
     server_over(data_dir, port).start()  # nothing of the failed start is in the way
+
+
+def test_a_port_that_an_outgoing_connection_has_is_named_as_such(data_dir):
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as outgoing:
+        port = outgoing.getsockname()[1]
+        told = (
+            rf"^Port {port} for the database is taken by an outgoing connection of \S+ \(process {os.getpid()}\)\. Try"
+        )
+        with pytest.raises(PostgresError, match=told):
+            server_over(data_dir, port).start()
 
 
 def test_a_directory_of_another_version_is_refused_untouched(data_dir):

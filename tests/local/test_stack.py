@@ -218,7 +218,7 @@ def test_what_a_killed_stack_left_is_cleared_by_the_next_start(data_dir):
 def test_a_background_start_that_fails_repeats_the_reason(data_dir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = StackConfig(port=taken.getsockname()[1], db_port=0, data_dir=data_dir)
-        with pytest.raises(StackError, match="taken by another program"):
+        with pytest.raises(StackError, match=r"^Port \d+ for the gateway is taken by "):
             background.start(config)
 
 
@@ -271,4 +271,7 @@ def test_the_server_module_fails_with_a_sentence_and_exit_code_1(data_dir):
         command = [sys.executable, "-m", "local.server", "--port", port, "--data-dir", str(data_dir)]
         ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path.cwd())
     assert ended.returncode == 1
-    assert ended.stderr == f"Port {port} for the gateway is taken by another program.\n"
+    assert ended.stderr == (
+        f"Port {port} for the gateway is taken by {psutil.Process().name()} (process {os.getpid()}). "
+        "Stop it, or choose another with --port (0 takes a free one).\n"
+    )

@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from local.migrate import migrate
 from local.platform import apply_platform
-from local.postgres import EPHEMERAL_SETTINGS, SYSTEM_USER, PostgresServer
+from local.postgres import EPHEMERAL_SETTINGS, PostgresServer
+from local.programs import SYSTEM_USER
 from shared import direct_database
 from shared.database import Database
 from shared.direct_database import DirectDatabase

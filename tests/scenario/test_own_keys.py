@@ -21,7 +21,7 @@ import pytest
 
 from local.config import StackConfig
 from local.keys import Keys
-from local.postgres import binaries
+from local.programs import binaries
 from local.server import RunningStack, running_stack
 from local.stand_ins.flowise import FlowiseServer, Turn
 from local.worker_process import running_worker

@@ -55,6 +55,7 @@ class TestServer:
         self._directory = directory
         self._url_file = directory / "url"
         self._lock = FileLock(directory / "session.lock")
+        self._started: PostgresServer | None = None  # kept: the server is its child process
 
     @classmethod
     def reserve(cls) -> Path:
@@ -70,9 +71,9 @@ class TestServer:
         """Superuser's URL of the running server; starts it if this is the first to ask."""
         with self._lock:
             if not self._url_file.exists():
-                server = PostgresServer(self._directory / "data", settings=SETTINGS)
-                server.start()
-                self._url_file.write_text(server.url)
+                self._started = PostgresServer(self._directory / "data", settings=SETTINGS)
+                self._started.start()
+                self._url_file.write_text(self._started.url)
             return self._url_file.read_text()
 
     def template(self, *, migrations: Path = MIGRATIONS_DIR) -> str:

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from local.server import listening, serving
+from local.ports import listening
+from local.serving import serving
 from tests.support.canaries import canary
 
 

@@ -18,7 +18,8 @@ from local.auth_settings import AuthSettings
 from local.config import StackConfig
 from local.gateway import build_gateway
 from local.keys import Keys
-from local.server import listening, serving
+from local.ports import listening
+from local.serving import serving
 
 PASSWORD = "correct horse battery"
 
