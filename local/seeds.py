@@ -10,14 +10,15 @@ import glob
 import hashlib
 import logging
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, cast
 
 from psycopg import AsyncConnection
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from local.project_config import NAME as CONFIG
+from local.project_config import read_config
 from local.sql_files import MigrationError, SqlFile
 
 _TABLE = (
@@ -27,11 +28,16 @@ _TABLE = (
 _log = logging.getLogger("local.seeds")
 
 
+def _parted(value: object) -> object:
+    """A list may be written as one text with commas, as a variable has to."""
+    return value.split(",") if isinstance(value, str) else value
+
+
 class _Seeding(BaseModel):
     """`[db.seed]` of config.toml. Paths and patterns are relative to the folder `supabase`."""
 
     enabled: bool = True
-    sql_paths: list[str] = Field(default=["./seed.sql"])
+    sql_paths: Annotated[list[str], BeforeValidator(_parted)] = Field(default=["./seed.sql"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def find_seeds(folder: Path) -> list[Seed]:
     Raises:
         MigrationError: config.toml cannot be understood.
     """
-    configured = _configured(folder / "config.toml")
+    configured = _configured(folder)
     seeding = configured or _Seeding()
     if not seeding.enabled:
         return []
@@ -81,7 +87,7 @@ def find_seeds(folder: Path) -> list[Seed]:
     for pattern in seeding.sql_paths:
         paths = [path for match in _matches(folder, pattern) for path in _files(match)]
         if not paths and configured is not None and "sql_paths" in configured.model_fields_set:
-            _log.warning("No seed matches %r of supabase/config.toml.", pattern)
+            _log.warning("No seed matches %r of %s.", pattern, CONFIG)
         for path in paths:
             name = Path(os.path.relpath(path, folder.parent)).as_posix()
             found.setdefault(name, Seed(path, name))
@@ -97,16 +103,14 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.rglob("*.sql")) if path.is_dir() else [path]
 
 
-def _configured(file: Path) -> _Seeding | None:
+def _configured(folder: Path) -> _Seeding | None:
+    database: object = read_config(folder).get("db", {})
+    if not isinstance(database, dict):
+        raise MigrationError(f"{CONFIG}: db: should be a table")
+    seeding = cast("dict[str, object]", database).get("seed")
     try:
-        content: dict[str, Any] = tomllib.loads(file.read_text())
-        seeding: object = content.get("db", {}).get("seed")
         return None if seeding is None else _Seeding.model_validate(seeding)
-    except FileNotFoundError:
-        return None
     except ValidationError as exc:
         fault = exc.errors()[0]
         place = ".".join(map(str, ("db", "seed", *fault["loc"])))
-        raise MigrationError(f"supabase/config.toml: {place}: {fault['msg']}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as exc:
-        raise MigrationError(f"supabase/config.toml cannot be understood: {exc}") from exc
+        raise MigrationError(f"{CONFIG}: {place}: {fault['msg']}") from exc

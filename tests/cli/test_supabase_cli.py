@@ -90,6 +90,24 @@ async def test_a_seed_that_the_cli_loaded_is_loaded_for_runbase(project, url):
     assert rows(url, "select body from notes") == [("a; b",)]
 
 
+async def test_the_cli_and_runbase_find_the_same_seeds_by_the_environment(tmp_path, url, monkeypatch):
+    config = "[db.seed]\nsql_paths = ['env(FIRST_SEED)', 'env(SECOND_SEED)', 'env(NO_SEED)']\n"
+    project = new_project(tmp_path / "project", url=url, config=config)
+    project.write(_1_notes=NOTES)
+    (project.folder / ".env").write_text("SECOND_SEED=more.sql\n")
+    (project.folder / "supabase" / "some.sql").write_text(SEED)
+    (project.folder / "supabase" / "more.sql").write_text("insert into notes values (2, 'more');")
+    project.do("db", "push", "--yes", "--include-seed", FIRST_SEED="some.sql")
+    assert rows(url, "select body from notes order by id") == [("a; b",), ("more",)]
+    monkeypatch.setenv("FIRST_SEED", "some.sql")
+    assert (await migrate(url, project.migrations, seeding="missing")).seeded == []
+    with psycopg.connect(url) as connection:
+        connection.execute("delete from supabase_migrations.seed_files")
+        connection.execute("delete from notes")
+    done = await migrate(url, project.migrations, seeding="missing")
+    assert done.seeded == ["supabase/some.sql", "supabase/more.sql"]
+
+
 async def test_a_repaired_history_is_what_both_go_by(project, url):
     project.write(_1_notes=NOTES)
     await migrate(url, project.migrations)

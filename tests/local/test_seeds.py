@@ -96,6 +96,40 @@ async def test_seeding_that_is_switched_off_loads_nothing(empty_url, supabase):
     assert (await migrate(empty_url, supabase / "migrations", seeding="missing")).seeded == []
 
 
+@pytest.mark.parametrize(
+    ("paths", "files", "found"),
+    [
+        ("['env(SEED)', 'b.sql']", {}, ["a", "b"]),
+        ("'env(SEEDS)'", {}, ["a", "b"]),
+        ("'a.sql,b.sql'", {}, ["a", "b"]),
+        ("['env(UNSET)', 'b.sql']", {}, ["b"]),
+        ("['env(EMPTY)', 'b.sql']", {".env": "EMPTY=a.sql"}, ["b"]),
+        ("['env(SEED)']", {".env.local": "SEED=b.sql"}, ["a"]),
+        ("['env(IN_FILE)']", {".env": "export IN_FILE='a.sql' # first\n"}, ["a"]),
+        ("['env(IN_FILE)']", {"supabase/.env": "IN_FILE=a.sql"}, ["a"]),
+        ("['env(IN_FILE)']", {"supabase/.env": "IN_FILE=a.sql", ".env": "IN_FILE=b.sql"}, ["b"]),
+        ("['env(IN_FILE)']", {".env": "IN_FILE=a.sql", ".env.local": "IN_FILE=b.sql"}, ["b"]),
+        ("['env(IN_FILE)']", {".env": "IN_FILE=a.sql", ".env.development": "IN_FILE=b.sql"}, ["b"]),
+        ("['env(IN_FILE)']", {".env.development": "IN_FILE=a.sql", ".env.local": "IN_FILE=b.sql"}, ["b"]),
+        ("['env(IN_FILE)']", {".env.local": "IN_FILE=a.sql", ".env.development.local": "IN_FILE=b.sql"}, ["b"]),
+    ],
+)
+def test_a_value_from_the_environment_is_what_the_supabase_cli_finds(supabase, monkeypatch, paths, files, found):
+    for name, value in {"SEED": "a.sql", "SEEDS": "a.sql,b.sql", "EMPTY": ""}.items():
+        monkeypatch.setenv(name, value)
+    (supabase / "config.toml").write_text(f"[db.seed]\nsql_paths = {paths}")
+    for path, text in {**files, "supabase/a.sql": "", "supabase/b.sql": ""}.items():
+        (supabase.parent / path).write_text(text)
+    assert [seed.path.stem for seed in find_seeds(supabase)] == found
+
+
+def test_seeding_can_be_switched_off_by_the_environment(supabase, monkeypatch):
+    monkeypatch.setenv("SEEDING", "false")
+    (supabase / "config.toml").write_text("[db.seed]\nenabled = 'env(SEEDING)'")
+    (supabase / "seed.sql").touch()
+    assert find_seeds(supabase) == []
+
+
 def test_a_configured_path_that_matches_nothing_is_a_warning(supabase, caplog):
     assert find_seeds(supabase) == []
     assert not caplog.records
@@ -107,10 +141,10 @@ def test_a_configured_path_that_matches_nothing_is_a_warning(supabase, caplog):
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ("[db.seed]\nsql_paths = 'seed.sql'", "supabase/config.toml: db.seed.sql_paths: Input should be a valid list"),
+        ("[db.seed]\nsql_paths = 1", "supabase/config.toml: db.seed.sql_paths: Input should be a valid list"),
         ("[db.seed]\nenabled = 'perhaps'", "supabase/config.toml: db.seed.enabled: "),
         ("[db", "supabase/config.toml cannot be understood: "),
-        ("db = 1", "supabase/config.toml cannot be understood: "),
+        ("db = 1", "supabase/config.toml: db: should be a table"),
     ],
     ids=["paths", "enabled", "syntax", "shape"],
 )
