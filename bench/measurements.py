@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench import claim, distance, growth, latency, memory, storage, subscribers, throughput, vault
+from bench import claim, distance, growth, latency, memory, starts, storage, subscribers, throughput, vault
 from bench.server import served
 
 DEFAULT = "throughput"
@@ -23,6 +23,7 @@ MEASUREMENTS: Mapping[str, ModuleType] = {
     "growth": growth,
     "realtime": subscribers,
     "vault": vault,
+    "start": starts,
 }
 
 

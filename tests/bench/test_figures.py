@@ -15,7 +15,7 @@ import pytest
 from psycopg import AsyncConnection
 from rich.console import Console
 
-from bench import claim, distance, growth, latency, memory, plot, storage, subscribers, vault
+from bench import claim, distance, growth, latency, memory, plot, starts, storage, subscribers, vault
 from bench.__main__ import main
 from bench.far import far
 from bench.full_queue import PLACES, assert_places, fill, queue_more
@@ -64,7 +64,7 @@ def test_a_limit_that_was_not_measured_is_not_kept() -> None:
 
 MODULES = {
     one.__name__.removeprefix("bench."): one for one in (latency, claim, storage, distance, memory, growth, vault)
-} | {"realtime": subscribers}
+} | {"realtime": subscribers, "start": starts}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -171,6 +171,17 @@ def test_a_slow_opening_is_a_missed_budget() -> None:
     assert vault.missed(figures) == ["opening a credential with keys in memory, p50: at most 1 ms, found 1.5"]
 
 
+def test_a_slow_start_of_the_stack_is_a_missed_budget() -> None:
+    figures = changed("start")
+    figures["seconds"][starts.FRESH]["p50"] = 2.5
+    del figures["seconds"][starts.AGAIN]
+
+    assert starts.missed(figures) == [
+        "start over an empty directory, p50: at most 2 s, found 2.5",
+        "start over the same directory again, p50: at most 1 s, not measured",
+    ]
+
+
 async def test_a_queue_that_is_filled_at_once_is_as_if_its_runs_were_started_one_by_one(
     database_url: str, clone_database: Any
 ) -> None:
@@ -272,6 +283,18 @@ async def test_every_start_line_and_request_is_timed(database_url: str, clone_da
 
     lines = (alone.realtime, alone.sse, busy.realtime, busy.sse)
     assert [len(found) for found in (starts, *lines, requests, selects)] == [1, 2, 2, 6, 6, 1, 1]
+
+
+def test_a_stack_is_started_in_three_ways(tmp_path: Path) -> None:
+    found = starts._starts(tmp_path, 1)
+
+    assert {name: len(seconds) for name, seconds in found.items()} == {
+        starts.FIRST: 1,
+        starts.FRESH: 1,
+        starts.AGAIN: 1,
+    }
+    assert (tmp_path / "first 0" / "postgres").is_dir()
+    assert not list(tmp_path.rglob("postmaster.pid"))
 
 
 def test_a_proxy_counts_round_trips(database_url: str) -> None:
