@@ -95,7 +95,7 @@ def _start(data_dir: Path, *, cache: Path) -> float:
     port = free_port()
     command = [sys.executable, "-m", "local.cli", "stack", "--port", str(port), "--db-port", "0"]
     began = time.perf_counter()
-    with _running([*command, "--data-dir", str(data_dir)], {**os.environ, "XDG_CACHE_HOME": str(cache)}) as process:
+    with _running([*command, "--data-dir", str(data_dir)], {**os.environ, "RUNBASE_CACHE_DIR": str(cache)}) as process:
         _first_answer(f"http://127.0.0.1:{port}/rest/v1/agent_runs?select=id&limit=1", process)
         return time.perf_counter() - began
 

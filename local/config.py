@@ -13,6 +13,21 @@ from pathlib import Path
 from local.auth_settings import AuthSettings
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+DATA_DIR = ".runbase"  # in a project, unless it is told to be elsewhere
+
+
+def project_around(folder: Path) -> Path:
+    """The project that a command means which is typed in a folder: the nearest one from there upwards.
+
+    Where there is none it is the checkout of Runbase itself, if this is one, else the folder.
+    """
+    here = folder.absolute()
+    return next((place for place in (here, *here.parents, PROJECT_DIR) if _is_project(place)), here)
+
+
+def _is_project(folder: Path) -> bool:
+    supabase = folder / "supabase"
+    return (supabase / "config.toml").is_file() or (supabase / "migrations").is_dir()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +41,7 @@ class StackConfig:
     host: str = "127.0.0.1"
     port: int = 54321
     db_port: int = 54322
-    data_dir: Path = PROJECT_DIR / ".runbase"
+    data_dir: Path = PROJECT_DIR / DATA_DIR
     ephemeral: bool = False
     project_dir: Path = PROJECT_DIR
     reload: bool = False  # load functions anew when their code changes

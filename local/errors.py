@@ -2,7 +2,7 @@
 
 StackError            the message is for the person at the terminal; the command line prints it and exits with 1
 ├─ PostgresError      the database server cannot do what was asked
-└─ MigrationError     local/sql_files.py
+└─ MigrationError     a migration, a seed or the project's settings cannot be applied
 """
 
 from __future__ import annotations
@@ -14,3 +14,7 @@ class StackError(Exception):
 
 class PostgresError(StackError):
     """The server cannot do what was asked; the message is for the person at the terminal."""
+
+
+class MigrationError(StackError):
+    """A migration or seed cannot be applied. Names the file, and the line when a statement is at fault."""

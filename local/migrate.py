@@ -14,8 +14,9 @@ from typing import Literal
 
 from psycopg import AsyncConnection
 
+from local.errors import MigrationError
 from local.seeds import find_seeds
-from local.sql_files import MigrationError, SqlFile
+from local.sql_files import SqlFile
 
 __all__ = ["Migrated", "Migration", "MigrationError", "Seeding", "migrate", "read_migrations"]
 

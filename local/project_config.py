@@ -15,9 +15,10 @@ from typing import Any, cast
 
 from dotenv import dotenv_values
 
-from local.sql_files import MigrationError
+from local.errors import MigrationError
 
 NAME = "supabase/config.toml"
+LAST_PORT = 65535
 _ENV = re.compile(r"env\((.*)\)")
 
 
@@ -35,6 +36,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise MigrationError(f"{NAME} cannot be understood: {exc}") from exc
     variables = _variables(folder)
     return {name: _resolved(value, variables.get) for name, value in content.items()}
+
+
+def configured_port(folder: Path, table: str) -> int | None:
+    """The port that `[table]` names, where the project's `supabase start` would listen.
+
+    Raises:
+        MigrationError: it is none, or config.toml cannot be understood.
+    """
+    section: object = read_config(folder).get(table, {})
+    found: object = cast("dict[str, object]", section).get("port") if isinstance(section, dict) else None
+    if found is None:
+        return None
+    if re.fullmatch(r"\d{1,5}", str(found)) and int(str(found)) <= LAST_PORT:
+        return int(str(found))
+    raise MigrationError(f"{NAME}: {table}.port: {found!r} is no port")
 
 
 def _resolved(value: object, look_up: Callable[[str], str | None]) -> object:

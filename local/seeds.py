@@ -17,9 +17,10 @@ from typing import Annotated, cast
 from psycopg import AsyncConnection
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from local.errors import MigrationError
 from local.project_config import NAME as CONFIG
 from local.project_config import read_config
-from local.sql_files import MigrationError, SqlFile
+from local.sql_files import SqlFile
 
 _TABLE = (
     "create schema if not exists supabase_migrations;"

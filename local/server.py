@@ -119,6 +119,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=default.port)
     parser.add_argument("--db-port", type=int, default=default.db_port)
     parser.add_argument("--data-dir", type=Path, default=default.data_dir)
+    parser.add_argument("--project-dir", type=Path, default=default.project_dir)
     parser.add_argument("--ephemeral", action="store_true")
     parser.add_argument("--reload", action="store_true")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")

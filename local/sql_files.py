@@ -8,12 +8,8 @@ from pathlib import Path
 import psycopg
 from psycopg import AsyncConnection
 
-from local.errors import StackError
+from local.errors import MigrationError
 from local.statements import Statement, split_statements
-
-
-class MigrationError(StackError):
-    """A migration or seed cannot be applied. Names the file, and the line when a statement is at fault."""
 
 
 @dataclass(frozen=True, slots=True)

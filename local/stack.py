@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from local.cluster import Cluster
-from local.config import StackConfig
+from local.config import PROJECT_DIR, StackConfig
 from local.errors import StackError
 from local.keys import Keys
 from local.postgres import PostgresServer
@@ -46,9 +46,9 @@ def start(config: StackConfig) -> StackConfig:
         process = subprocess.Popen(
             [
                 sys.executable, "-m", "local.server", "--port", str(config.port), "--db-port", str(config.db_port),
-                "--data-dir", str(config.data_dir),
+                "--data-dir", str(config.data_dir.absolute()), "--project-dir", str(config.project_dir.absolute()),
             ],
-            cwd=config.project_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            cwd=PROJECT_DIR, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -73,7 +73,7 @@ def stop(config: StackConfig) -> bool:
         except psutil.TimeoutExpired:
             process.kill()
     postgres = PostgresServer(config.data_dir)
-    leftover = postgres.is_running()
+    leftover = Cluster(config.data_dir).is_ours() and postgres.is_running()
     if leftover:
         postgres.stop()
     return process is not None or leftover

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,8 +15,8 @@ from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVari
 from local import stack as background
 from local.auth_settings import AuthSettings
 from local.cli.hosting import hosted_stack
-from local.cli.options import AUTH_HELP, stack_options
-from local.config import StackConfig
+from local.cli.options import AUTH_HELP, data_dir_option, port_options, stack_of
+from local.config import PROJECT_DIR, StackConfig
 from local.worker_process import WorkerProcess, running_worker
 
 RESTART_SECONDS = 2.0  # between the ends of a worker that cannot stay up
@@ -24,14 +25,17 @@ _log = logging.getLogger("runbase.dev")
 
 
 @click.command(epilog=AUTH_HELP)
-@stack_options
+@port_options
+@data_dir_option
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: an empty database that goes with the stack.")
 @click.option(
     "--env-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="NAME=value lines for the functions, the worker and auth, such as ANTHROPIC_API_KEY.",
 )
-def dev(port: int, db_port: int, data_dir: Path, env_file: Path | None, *, ephemeral: bool) -> None:
+def dev(
+    port: int | None, db_port: int | None, data_dir: Path | None, env_file: Path | None, *, ephemeral: bool
+) -> None:
     """Keep a stack and a worker up until SIGINT or SIGTERM.
 
     URLs and keys go to standard output, as `supabase status -o env` prints them; logs go to standard error. Functions
@@ -41,8 +45,8 @@ def dev(port: int, db_port: int, data_dir: Path, env_file: Path | None, *, ephem
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     os.environ.update(_environment(env_file))
     auth = AuthSettings.from_environment(os.environ)
-    config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral, reload=True, auth=auth)
-    asyncio.run(_serve(config))
+    config = stack_of(PROJECT_DIR, data_dir, port=port, db_port=db_port)
+    asyncio.run(_serve(replace(config, ephemeral=ephemeral, reload=True, auth=auth)))
 
 
 async def _serve(config: StackConfig) -> None:

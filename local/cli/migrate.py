@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from pathlib import Path
 
 import click
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from local.cli.options import db_url_option
-from local.config import StackConfig
+from local.cli.options import project_db_url_option, project_option, stack_of
 from local.migrate import Seeding
 from local.migrate import migrate as apply_migrations
 
 
 @click.command()
-@db_url_option
+@project_option
+@project_db_url_option
 @click.option(
     "--seed/--no-seed",
     default=None,
     show_default="a database on this machine, if it had no migration before",
     help="Load the seeds that [db.seed] of supabase/config.toml names, or seed.sql, each once.",
 )
-def migrate(db_url: str, *, seed: bool | None) -> int:
+def migrate(project: Path, db_url: str | None, *, seed: bool | None) -> int:
     """Apply the migrations that a database lacks.
 
     They are recorded as the Supabase CLI records them, so both can be used on one database.
     """
+    local = stack_of(project, None, port=None, db_port=None)
+    url = db_url or local.database_url
     try:
-        done = asyncio.run(apply_migrations(db_url, StackConfig().migrations_dir, seeding=_seeding(db_url, seed)))
+        done = asyncio.run(apply_migrations(url, local.migrations_dir, seeding=_seeding(url, seed)))
     except psycopg.OperationalError as error:
         raise click.ClickException(f"The database cannot be reached: {str(error).strip().splitlines()[0]}") from error
     for name in done.applied:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from click.core import ParameterSource
 from local import stack as background
 from local.auth_settings import AuthSettings
 from local.cli.hosting import hosted_stack
-from local.cli.options import AUTH_HELP, data_dir_option, stack_options
+from local.cli.options import AUTH_HELP, data_dir_option, place_of, port_options, project_option, stack_of
 from local.config import StackConfig
 from local.errors import StackError
 
@@ -25,10 +26,20 @@ class _NotWell(click.ClickException):
 
 
 @click.group(invoke_without_command=True, epilog=AUTH_HELP)
-@stack_options
+@project_option
+@port_options
+@data_dir_option
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: an empty database that goes with the stack.")
 @click.pass_context
-def stack(context: click.Context, port: int, db_port: int, data_dir: Path, *, ephemeral: bool) -> None:
+def stack(
+    context: click.Context,
+    project: Path,
+    port: int | None,
+    db_port: int | None,
+    data_dir: Path | None,
+    *,
+    ephemeral: bool,
+) -> None:
     """Run the embedded Supabase in the foreground until SIGINT or SIGTERM, or in the background by a command.
 
     It prints its URLs and keys as `supabase status -o env` does.
@@ -38,28 +49,31 @@ def stack(context: click.Context, port: int, db_port: int, data_dir: Path, *, ep
     else:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         auth = AuthSettings.from_environment(os.environ)
-        config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, ephemeral=ephemeral, auth=auth)
-        asyncio.run(_foreground(config))
+        config = stack_of(project, data_dir, port=port, db_port=db_port)
+        asyncio.run(_foreground(replace(config, ephemeral=ephemeral, auth=auth)))
 
 
 @stack.command(epilog=AUTH_HELP)
-@stack_options
-def start(port: int, db_port: int, data_dir: Path) -> None:
+@project_option
+@port_options
+@data_dir_option
+def start(project: Path, port: int | None, db_port: int | None, data_dir: Path | None) -> None:
     """Start it in the background, unless it runs."""
-    click.echo(
-        background.status_env(background.start(StackConfig(port=port, db_port=db_port, data_dir=data_dir))), nl=False
-    )
+    running = background.start(stack_of(project, data_dir, port=port, db_port=db_port))
+    click.echo(background.status_env(running), nl=False)
 
 
 @stack.command()
+@project_option
 @data_dir_option
-def stop(data_dir: Path) -> None:
+def stop(project: Path, data_dir: Path | None) -> None:
     """Stop what runs over the data directory, also what a killed stack left."""
-    stopped = background.stop(StackConfig(data_dir=data_dir))
+    stopped = background.stop(place_of(project, data_dir))
     click.echo("Stopped." if stopped else "Nothing was running.")
 
 
 @stack.command()
+@project_option
 @data_dir_option
 @click.option(
     "-o",
@@ -70,15 +84,16 @@ def stop(data_dir: Path) -> None:
     help="env prints URLs and keys alone, for a shell; json is what `/` answers.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
-def status(data_dir: Path, output: str, *, as_json: bool) -> int:
+def status(project: Path, data_dir: Path | None, output: str, *, as_json: bool) -> int:
     """Print URLs, keys, services and the last mails; exit code 3 if it does not run, or not all of it."""
     # Here, because a start needs none of it.
     from local.cli.status_table import status_table  # noqa: PLC0415
     from local.health import health  # noqa: PLC0415
 
-    config = background.status(StackConfig(data_dir=data_dir))
+    place = place_of(project, data_dir)
+    config = background.status(place)
     if config is None:
-        raise _NotWell(f"No stack runs over {data_dir}.")
+        raise _NotWell(f"No stack runs over {place.data_dir}.")
     try:
         found = health(config)
     except StackError as error:
@@ -93,14 +108,18 @@ def status(data_dir: Path, output: str, *, as_json: bool) -> int:
 
 
 @stack.command()
+@project_option
 @data_dir_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def reset(data_dir: Path, *, yes: bool) -> None:
+def reset(project: Path, data_dir: Path | None, *, yes: bool) -> None:
     """Stop it and delete its database and stored files; the next start begins with an empty one."""
+    place = place_of(project, data_dir)
     if not yes:
-        click.confirm(f"Delete the database and the stored files in {data_dir}?", abort=True)
-    deleted = background.reset(StackConfig(data_dir=data_dir))
-    click.echo("The database is deleted." if deleted else f"There is no database in {data_dir}: nothing to delete.")
+        click.confirm(f"Delete the database and the stored files in {place.data_dir}?", abort=True)
+    deleted = background.reset(place)
+    click.echo(
+        "The database is deleted." if deleted else f"There is no database in {place.data_dir}: nothing to delete."
+    )
 
 
 def _refuse_misplaced_options(context: click.Context, command: str) -> None:

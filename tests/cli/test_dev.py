@@ -13,6 +13,8 @@ import httpx
 import psutil
 import pytest
 
+from local.keys import Keys
+from local.ports import free_port
 from tests.cli.runbase import runbase, running, servers_over, until_empty
 
 PORTS = ("--port", "0", "--db-port", "0")
@@ -181,3 +183,41 @@ def test_a_stack_in_the_background_is_started_shown_reset_and_stopped(data_dir):
         stopped = runbase("stack", "stop", *where)
     assert stopped.stdout == "Nothing was running.\n"
     assert not (data_dir / "postgres").exists()
+
+
+def test_a_stack_serves_the_project_that_it_is_started_in_and_where_its_config_says(tmp_path):
+    with tempfile.TemporaryDirectory(prefix="runbase-cli-") as folder:
+        project = Path(folder)
+        below = project / "web" / "src"
+        for path in (below, project / "supabase" / "migrations", project / "functions" / "hello"):
+            path.mkdir(parents=True)
+        port, db_port = free_port(), free_port()
+        (project / "supabase" / "config.toml").write_text(f"[api]\nport = {port}\n[db]\nport = 'env(DB_PORT)'\n")
+        (project / ".env").write_text(f"DB_PORT={db_port}\n")
+        notes = "create table notes (id int primary key); grant select on notes to service_role;"
+        (project / "supabase" / "migrations" / "1_notes.sql").write_text(notes)
+        (project / "functions" / "hello" / "app.py").write_text(
+            "from starlette.responses import Response\n\napp = Response('hello')\n"
+        )
+        try:
+            started = runbase("stack", "start", cwd=below)
+            assert started.returncode == 0, started.stderr
+            assert f'API_URL="http://127.0.0.1:{port}"' in started.stdout
+            assert f"127.0.0.1:{db_port}/postgres" in started.stdout
+            headers = {"apikey": Keys().secret_key}
+            assert httpx.get(f"http://127.0.0.1:{port}/rest/v1/notes", headers=headers).json() == []
+            assert httpx.get(f"http://127.0.0.1:{port}/functions/v1/hello").text == "hello"
+            assert (project / ".runbase" / "postgres").is_dir()
+            assert runbase("stack", "status", "-o", "env", "--project", project).stdout == started.stdout
+            (project / "supabase" / "migrations" / "2_tags.sql").write_text("create table tags (id int);")
+            assert runbase("migrate", cwd=project).stdout == "Applied 2_tags.sql\n"
+        finally:
+            stopped = runbase("stack", "stop", cwd=below)
+        assert stopped.stdout == "Stopped.\n"
+
+
+def test_a_port_in_the_projects_config_that_is_none_is_one_sentence(tmp_path):
+    (tmp_path / "supabase").mkdir()
+    (tmp_path / "supabase" / "config.toml").write_text("[db]\nport = 'high'\n")
+    ended = runbase("stack", "start", "--project", tmp_path)
+    assert (ended.returncode, ended.stderr) == (1, "Error: supabase/config.toml: db.port: 'high' is no port\n")

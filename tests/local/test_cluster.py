@@ -17,8 +17,9 @@ from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where an empty cache of this test's own will be."""
+    monkeypatch.delenv("RUNBASE_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "runbase"
+    return tmp_path / "runbase" / "postgres"
 
 
 @pytest.fixture
@@ -60,6 +61,12 @@ def test_the_second_cluster_is_unpacked_from_what_the_first_left(cache, fresh):
     assert fresh.start() == first
 
 
+def test_the_cache_can_be_elsewhere(monkeypatch, tmp_path, fresh):
+    monkeypatch.setenv("RUNBASE_CACHE_DIR", str(tmp_path / "kept"))
+    assert fresh.start() == fresh.start()
+    assert archive(tmp_path / "kept" / "postgres")
+
+
 @pytest.mark.parametrize("length", [0, 1_000, 20_000_000])
 def test_an_archive_that_is_cut_short_is_made_anew(cache, fresh, length):
     first = fresh.start()
@@ -94,6 +101,7 @@ def test_what_others_may_write_is_not_used(cache, fresh):
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "relative"])
 def test_without_a_cache_every_cluster_is_made(monkeypatch, fresh, place):
+    monkeypatch.delenv("RUNBASE_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", place)
     monkeypatch.setenv("HOME", "/proc/nowhere")
     assert fresh.start() != fresh.start()
@@ -111,7 +119,7 @@ def test_first_starts_at_the_same_time_are_not_in_each_others_way(cache, data_di
 
 
 def test_what_a_killed_start_left_in_the_cache_goes_when_it_is_old(cache, fresh):
-    cache.mkdir(mode=0o700)
+    cache.mkdir(parents=True, mode=0o700)
     left, new = cache / "unfinished-old", cache / "unfinished-new"
     for path in (left, new):
         path.touch()
