@@ -17,12 +17,9 @@ DATA_DIR = ".runbase"  # in a project, unless it is told to be elsewhere
 
 
 def project_around(folder: Path) -> Path:
-    """The project that a command means which is typed in a folder: the nearest one from there upwards.
-
-    Where there is none it is the checkout of Runbase itself, if this is one, else the folder.
-    """
+    """The project that a command means which is typed in a folder: the nearest from there upwards, else the folder."""
     here = folder.absolute()
-    return next((place for place in (here, *here.parents, PROJECT_DIR) if _is_project(place)), here)
+    return next((place for place in (here, *here.parents) if _is_project(place)), here)
 
 
 def _is_project(folder: Path) -> bool:

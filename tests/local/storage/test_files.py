@@ -20,6 +20,7 @@ from storage3 import AsyncStorageClient
 from storage3.exceptions import StorageApiError
 
 from local import stack as background
+from local.cluster import MARKER
 from local.config import StackConfig
 from local.keys import Keys
 from local.state import StackState
@@ -247,7 +248,7 @@ async def test_a_sweep_takes_what_has_no_row(tmp_path: Path) -> None:
 
 def test_reset_deletes_the_files_too(data_dir: Path) -> None:
     config = StackConfig(data_dir=data_dir)
-    for file in (config.storage_dir / "a" / "file", data_dir / "postgres" / "PG_VERSION"):
+    for file in (config.storage_dir / "a" / "file", data_dir / "postgres" / MARKER):
         file.parent.mkdir(parents=True)
         file.write_text("18")
     assert background.reset(config)
