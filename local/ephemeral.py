@@ -6,16 +6,21 @@ that the stack was killed, and this module, as a program, clears up after it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from local.config import PROJECT_DIR
 from local.postgres import PostgresServer
+
+STOP_SECONDS = 10
 
 _PREFIX = "runbase-"
 _WAIT = 'read -r _ || exec "$@"'
@@ -38,8 +43,13 @@ def ephemeral_directory() -> Generator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Stop the server of a killed stack and delete its directory."""
+    """Stop the server of a killed stack, and what was still making it, and delete its directory."""
     PostgresServer(folder).stop(immediate=True)
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # gone meanwhile, or another user's
+            if process.pid != os.getpid() and any(str(folder) in part for part in process.cmdline()):
+                process.kill()
+                process.wait(STOP_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -53,6 +53,8 @@ def page(template: str, status: Status) -> str:
         title=TITLE,
         state=_state_class(status.healthy),
         summary="Everything is up" if status.healthy else "Something is down",
+        project=_code(status.project_dir),
+        data=_code(status.data_dir),
         checked_at=status.checked_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
         connect=_values({"API URL": status.api_url, "Database URL": status.database.url, **status.keys}),
         legacy=_values(status.legacy_keys),

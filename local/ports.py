@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Generator
@@ -30,7 +31,7 @@ def listening(host: str, port: int) -> Generator[socket.socket]:
             listener.bind((host, port))
             listener.listen(2048)
         except OSError as exc:
-            raise StackError(taken(port, purpose="the gateway", option="--port")) from exc
+            raise StackError(_refusal(exc, port, purpose="the gateway", option="--port")) from exc
         yield listener
 
 
@@ -41,24 +42,29 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def is_taken(port: int) -> bool:
-    """Whether a server on 127.0.0.1 would be refused the port."""
+def refuse_unusable(port: int, *, purpose: str, option: str) -> None:
+    """See that a server on 127.0.0.1 will get the port.
+
+    Raises:
+        StackError: it would not; the message says why, and names the option that chooses another.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
+        except OSError as exc:
+            raise StackError(_refusal(exc, port, purpose=purpose, option=option)) from exc
 
 
-def taken(port: int, *, purpose: str, option: str) -> str:
-    """Say that a port is taken, by whom as far as we may know, and what to do.
+def _refusal(error: OSError, port: int, *, purpose: str, option: str) -> str:
+    """Why a port cannot be had: by whom it is taken, as far as we may know, and what to do.
 
     The usual ports lie where the system also takes those of outgoing connections from, so a program that listens on
     none of them can be in the way for as long as its connection lasts.
     """
     other = f"choose another with {option} (0 takes a free one)"
+    if error.errno != errno.EADDRINUSE:
+        return f"Port {port} for {purpose} cannot be used: {error.strerror}. To go on, {other}."
     holders = [one for one in _connections() if one.laddr and one.laddr.port == port]
     listening = next((one for one in holders if one.status == psutil.CONN_LISTEN), None)
     if listening is not None:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from local.cluster import Cluster
 from local.errors import PostgresError
-from local.ports import free_port, is_taken, taken
+from local.ports import free_port, refuse_unusable
 from local.programs import allow_system_user, binaries, launch
 
 __all__ = ["EPHEMERAL_SETTINGS", "PostgresError", "PostgresServer"]
@@ -77,8 +77,9 @@ class PostgresServer:
         """Start the server; make the cluster first if there is none. Returns when it accepts connections.
 
         Raises:
-            PostgresError: the directory is unusable, in use, another version's or somebody else's, the port is taken,
-                or the server refuses to start (with its own last words).
+            PostgresError: the directory is unusable, in use, another version's or somebody else's, or the server
+                refuses to start (with its own last words).
+            StackError: the port is taken.
         """
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -117,8 +118,8 @@ class PostgresServer:
         allow_system_user(self.data_dir, self._bin)
         self._cluster.refuse_foreign()
         self._clear_leftover()
-        if self._wanted_port and is_taken(self._wanted_port):
-            raise PostgresError(taken(self._wanted_port, purpose="the database", option="--db-port"))
+        if self._wanted_port:
+            refuse_unusable(self._wanted_port, purpose="the database", option="--db-port")
         if self._cluster.exists():
             self._start()
         else:

@@ -22,7 +22,7 @@ from local.config import StackConfig
 from local.ephemeral import ephemeral_directory
 from local.errors import StackError
 from local.ports import listening
-from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
+from local.postgres import EPHEMERAL_SETTINGS, PostgresServer
 from local.state import StackState
 
 WATCH_SECONDS = 1.0
@@ -105,7 +105,7 @@ async def _stop(postgres: PostgresServer, starting: asyncio.Future[None]) -> Non
     """Stop a server once its start is over; one that did not start may be somebody else's."""
     try:
         await starting
-    except PostgresError:
+    except StackError:
         return
     await asyncio.to_thread(postgres.stop)
 

@@ -58,6 +58,8 @@ class Status(_Fact):
 
     healthy: bool
     checked_at: AwareDatetime
+    project_dir: str
+    data_dir: str
     api_url: str
     keys: dict[str, str]
     legacy_keys: dict[str, str]

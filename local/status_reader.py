@@ -48,6 +48,8 @@ class StatusReader:
         return Status(
             healthy=all(one.healthy for one in everything),
             checked_at=datetime.now(UTC),
+            project_dir=str(config.project_dir.absolute()),
+            data_dir=str(config.data_dir.absolute()),
             api_url=config.api_url,
             keys={"Publishable key": keys.publishable_key, "Secret key": keys.secret_key},
             legacy_keys={

@@ -16,6 +16,7 @@ def status_table(status: Status) -> str:
     in_use = f"{database.connections} of {database.max_connections} connections in use"
     sections = [
         [("Everything is up" if status.healthy else "Something is down",)],
+        [("Project", status.project_dir), ("Data", status.data_dir)],
         [
             ("API URL", status.api_url),
             ("Database URL", database.url),

@@ -168,6 +168,15 @@ def test_a_killed_ephemeral_stack_takes_its_database_server_along(tmp_path, data
     until_empty(data_dir)
 
 
+def test_an_ephemeral_stack_that_is_killed_while_it_starts_leaves_nothing(tmp_path, data_dir):
+    data_dir.mkdir()
+    with running(tmp_path, "stack", *PORTS, "--ephemeral", env={"TMPDIR": str(data_dir)}) as stack:
+        stack.until(lambda: list(data_dir.glob("*/postgres*")))
+        stack.process.kill()
+    until_empty(data_dir)
+    assert not psutil.wait_procs(servers_over(data_dir), timeout=30)[1]
+
+
 def test_a_stack_in_the_background_is_started_shown_reset_and_stopped(data_dir):
     where = ("--data-dir", data_dir)
     missing = runbase("stack", "status", *where)

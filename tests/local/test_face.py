@@ -85,6 +85,15 @@ async def test_the_page_names_what_a_person_needs(client):
     assert {f"{url}/functions/v1/echo", f"{url}/mails", f"{url}/auth/v1/.well-known/jwks.json"} <= links
 
 
+async def test_page_and_terminal_say_which_project_is_served_and_where_its_data_are(client):
+    status = await seen(client)
+    assert status.project_dir == str(PROJECT_DIR)
+    shown = _Page((await client.get("/", headers=BROWSER)).text).text
+    for text in (shown, status_table(status)):
+        assert status.project_dir in text
+        assert status.data_dir in text
+
+
 async def test_the_page_loads_nothing_and_every_key_can_be_copied(client):
     answer = await client.get("/", headers=BROWSER)
     shown = _Page(answer.text)

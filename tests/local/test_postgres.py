@@ -11,6 +11,7 @@ import psutil
 import psycopg
 import pytest
 
+from local.errors import StackError
 from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
 
 
@@ -106,7 +107,7 @@ def test_a_taken_port_is_named_with_who_has_it(data_dir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = rf"^Port {port} for the database is taken by \S+ \(process {os.getpid()}\)\. Stop it, or .* --db-port"
-        with pytest.raises(PostgresError, match=told):
+        with pytest.raises(StackError, match=told):
             server_over(data_dir, port).start()
     server_over(data_dir, port).start()  # nothing of the failed start is in the way
 
@@ -117,8 +118,14 @@ def test_a_port_that_an_outgoing_connection_has_is_named_as_such(data_dir):
         told = (
             rf"^Port {port} for the database is taken by an outgoing connection of \S+ \(process {os.getpid()}\)\. Try"
         )
-        with pytest.raises(PostgresError, match=told):
+        with pytest.raises(StackError, match=told):
             server_over(data_dir, port).start()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
+def test_a_port_that_only_root_may_use_is_not_called_taken(data_dir):
+    with pytest.raises(StackError, match=r"^Port 1 for the database cannot be used: Permission denied\. "):
+        server_over(data_dir, 1).start()
 
 
 def test_a_directory_of_another_version_is_refused_untouched(data_dir):
