@@ -70,6 +70,7 @@ def test_the_cache_can_be_elsewhere(monkeypatch, tmp_path, fresh):
 @pytest.mark.parametrize("length", [0, 1_000, 20_000_000])
 def test_an_archive_that_is_cut_short_is_made_anew(cache, fresh, length):
     first = fresh.start()
+    archive(cache).chmod(0o600)
     os.truncate(archive(cache), length)
     second = fresh.start()
     assert second != first
