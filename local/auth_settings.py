@@ -33,9 +33,13 @@ class AuthSettings:
     security_manual_linking_enabled: bool = True
     security_update_password_require_reauthentication: bool = False
     mailer_autoconfirm: bool = True
-    mailer_secure_email_change_enabled: bool = True  # both addresses confirm a change, unless autoconfirm is on
+    mailer_secure_email_change_enabled: bool = True  # both addresses are asked; one is enough with autoconfirm
     mailer_otp_exp: int = 3600  # seconds a mailed link or code is good for
     mailer_otp_length: int = 6
+    mfa_totp_enroll_enabled: bool = True
+    mfa_totp_verify_enabled: bool = True
+    mfa_max_enrolled_factors: int = 10
+    mfa_challenge_expiry_duration: float = 300  # seconds between a challenge and its code
     external_flow_state_expiry_duration: float = 300  # seconds between a link's click and the code's exchange
     smtp_max_frequency: float = 0  # seconds between two mails of a kind to one user
     rate_limit_email_sent: int | None = None  # an hour, in all
@@ -127,6 +131,10 @@ _READERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "mailer_secure_email_change_enabled": _FLAG,
     "mailer_otp_exp": _COUNT,
     "mailer_otp_length": ("a number from 6 to 10", _code_length),
+    "mfa_totp_enroll_enabled": _FLAG,
+    "mfa_totp_verify_enabled": _FLAG,
+    "mfa_max_enrolled_factors": _COUNT,
+    "mfa_challenge_expiry_duration": _DURATION,
     "external_flow_state_expiry_duration": _DURATION,
     "smtp_max_frequency": _DURATION,
     "rate_limit_email_sent": _COUNT,

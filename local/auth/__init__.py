@@ -1,8 +1,8 @@
 """`/auth/v1` of the embedded Supabase: what supabase-py and supabase-js expect of GoTrue.
 
 Users, sessions and tokens live in the `auth` schema as on hosted Supabase, so triggers, foreign keys and policies
-written against it hold. Mails are kept in an outbox (`/mails`) and not sent. Phones, outside providers and second
-factors are refused by name.
+written against it hold. Mails are kept in an outbox (`/mails`) and not sent. Phones and outside providers are refused
+by name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from local.auth.identities import Identities
 from local.auth.invitations import Invitations
 from local.auth.mails import PATH as MAILS_PATH
 from local.auth.mails import MailPages
+from local.auth.mfa import SecondFactors
 from local.auth.outbox import Mail, Outbox
 from local.auth.signup import SignUps
 from local.auth.verify import Verification
@@ -35,7 +36,8 @@ def build(services: Services, outbox: Outbox) -> Part:
     """
     context = AuthContext.of(services, outbox)
     kinds = (
-        SignUps, Grants, ByMail, Verification, Account, Identities, Elsewhere, Admin, Invitations, About,
+        SignUps, Grants, ByMail, Verification, Account, Identities, SecondFactors, Elsewhere, Admin, Invitations,
+        About,
     )  # fmt: skip
     routes = [route for kind in kinds for route in kind(context).routes(PREFIX)]
     return Part(routes=[*routes, *MailPages(outbox).routes()])

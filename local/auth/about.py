@@ -10,6 +10,12 @@ from local.auth.context import AuthContext
 from local.auth.errors import AuthError, answering_errors
 
 JWKS_SECONDS = 600  # how long a verifier may keep the keys, as hosted Supabase says
+DESCRIPTION = "GoTrue is a user registration and authentication API"
+OUTSIDE_PROVIDERS = (
+    "apple", "azure", "bitbucket", "discord", "facebook", "figma", "fly", "github", "gitlab", "google", "kakao",
+    "keycloak", "linkedin", "linkedin_oidc", "notion", "slack", "slack_oidc", "snapchat", "spotify", "twitch",
+    "twitter", "workos", "x", "zoom",
+)  # fmt: skip
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -29,7 +35,7 @@ class About:
         ]
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"name": "GoTrue", "version": "local", "description": "The embedded Supabase's /auth/v1"})
+        return JSONResponse({"name": "GoTrue", "version": "local", "description": DESCRIPTION})
 
     async def settings(self, _: Request) -> Response:
         """What a sign-in form asks before it draws itself."""
@@ -37,6 +43,7 @@ class About:
         return JSONResponse(
             {
                 "external": {
+                    **dict.fromkeys(OUTSIDE_PROVIDERS, False),
                     "anonymous_users": settings.external_anonymous_users_enabled,
                     "email": settings.external_email_enabled,
                     "phone": False,
@@ -46,6 +53,8 @@ class About:
                 "phone_autoconfirm": False,
                 "sms_provider": "",
                 "saml_enabled": False,
+                "saml_private_key_next_configured": False,
+                "passkeys_enabled": False,
             }
         )
 

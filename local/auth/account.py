@@ -54,7 +54,9 @@ class Account:
         redirect_to = redirects.target(request, self._context.settings)
         async with self._context.transaction() as cursor:
             caller = await caller_of(request, self._context.services.keys, cursor)
-        change, email = await _change_of(body, caller.user), email_address(body.email) if body.email else None
+        email = email_address(body.email) if body.email else None
+        _check_level(caller, changes=bool(body.password) or (email is not None and email != caller.user.email))
+        change = await _change_of(body, caller.user)
         mails: list[Mail] = []
         try:
             async with self._context.transaction() as cursor:
@@ -109,6 +111,13 @@ class Account:
         return await mailer.compose(
             self._context, cursor, user, "email_change", redirect_to=redirect_to, challenge=challenge
         )
+
+
+def _check_level(caller: Caller, *, changes: bool) -> None:
+    """Who has a second factor has to have shown it to change what they sign in with."""
+    if changes and caller.user.has_mfa and not (caller.session and caller.session.has_second_factor):
+        message = "AAL2 session is required to update email or password when MFA is enabled."
+        raise AuthError(401, "insufficient_aal", message)
 
 
 async def _change_of(body: UserUpdate, user: User) -> UserChange:

@@ -39,6 +39,7 @@ class Admin:
             Route(one_user, admin_only(keys, self.get_user), methods=["GET"]),
             Route(one_user, admin_only(keys, self.update_user), methods=["PUT"]),
             Route(one_user, admin_only(keys, self.delete_user), methods=["DELETE"]),
+            Route(f"{prefix}/admin/audit", admin_only(keys, self.audit), methods=["GET"]),
         ]
 
     async def create_user(self, request: Request) -> Response:
@@ -71,11 +72,14 @@ class Admin:
             raise AuthError(422, "user_already_exists", "A user with this id already exists") from exc
 
     async def list_users(self, request: Request) -> Response:
-        """One page of users, newest first, with the next and last page as `Link`."""
+        """One page of users, with the next and last page as `Link`; `sort` and `filter` as GoTrue has them."""
         page = _count(request, "page", default=1)
         per_page = min(_count(request, "per_page", default=DEFAULT_PAGE_SIZE), MAX_PAGE_SIZE)
+        oldest_first, part = _oldest_first(request), request.query_params.get("filter") or ""
         async with self._context.transaction() as cursor:
-            found, total = await users.find_page(cursor, limit=per_page, offset=(page - 1) * per_page)
+            found, total = await users.find_page(
+                cursor, limit=per_page, offset=(page - 1) * per_page, oldest_first=oldest_first, filtered_by=part
+            )
         headers = {"X-Total-Count": str(total), "Link": _links(page, per_page, total)}
         return JSONResponse({"users": [user.body for user in found], "aud": AUDIENCE}, headers=headers)
 
@@ -115,6 +119,11 @@ class Admin:
             await _existing(cursor, user_id)
             await users.delete(cursor, user_id, soft=bool(body.should_soft_delete))
         return JSONResponse({})
+
+    async def audit(self, request: Request) -> Response:
+        """The audit log, in which nothing is written here."""
+        del request
+        return JSONResponse([], headers={"X-Total-Count": "0", "Link": '</admin/audit?page=0>; rel="last"'})
 
 
 async def _existing(cursor: Cursor, user_id: UUID) -> User:
@@ -160,6 +169,17 @@ def _count(request: Request, name: str, *, default: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
         raise invalid(f"Bad Pagination Parameters: {name} must be a positive number")
     return int(text)
+
+
+def _oldest_first(request: Request) -> bool:
+    """Whether `sort` asks for the order that is not the default."""
+    words = (request.query_params.get("sort") or "created_at desc").split()
+    if words[:1] != ["created_at"]:
+        raise invalid(f"Bad Sort Parameters: bad field for sort '{words[0] if words else ''}'")
+    direction = words[1].lower() if len(words) > 1 else "desc"
+    if direction not in {"asc", "desc"}:
+        raise invalid(f"Bad Sort Parameters: bad direction for sort '{words[1]}', only 'asc' and 'desc' allowed")
+    return direction == "asc"
 
 
 def _links(page: int, per_page: int, total: int) -> str:

@@ -17,6 +17,7 @@ from local.auth.errors import AuthError, invalid
 # The HTML standard's definition of a valid e-mail address, which GoTrue also checks with.
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]+@{_LABEL}(?:\.{_LABEL})*")
+_E164 = re.compile(r"[1-9][0-9]{1,14}")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+")
 _DURATION_TERM = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -93,6 +94,17 @@ class GenerateLink(_Body):
 
 class Enrollment(_Body):
     factor_type: Text = None
+    friendly_name: Text = None
+    issuer: Text = None
+
+
+class FactorAnswer(_Body):
+    challenge_id: Text = None
+    code: Text = None
+
+
+class FactorChange(_Body):
+    friendly_name: Text = None
 
 
 class PasswordGrant(_Body):
@@ -111,7 +123,10 @@ class CodeGrant(_Body):
 
 
 class IdTokenGrant(_Body):
+    id_token: Text = None
     provider: Text = None
+    client_id: Text = None
+    issuer: Text = None
 
 
 class UserUpdate(_Beginning):
@@ -149,13 +164,14 @@ async def read(request: Request, body: type[BodyT], *, optional: bool = False) -
     """Decode the request's body. `optional`: no body at all is an empty object.
 
     Raises:
-        AuthError: bad_json, naming the first field that is wrong, never its value; 413 as soon as it is too long.
+        AuthError: bad_json, naming the first field that is wrong, never its value; request_entity_too_large at once.
     """
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > LARGEST_BODY:
-            raise AuthError(413, "bad_json", f"The request body is longer than {LARGEST_BODY} bytes")
+            message = f"Request body too large (max {LARGEST_BODY} bytes)"
+            raise AuthError(413, "request_entity_too_large", message)
     try:
         return body.model_validate_json(bytes(raw) or b"{}" if optional else bytes(raw))
     except ValidationError as exc:
@@ -170,6 +186,14 @@ def email_address(text: str) -> str:
     if len(text) > _MAX_EMAIL_LENGTH or not _EMAIL.fullmatch(text):
         raise invalid("Unable to validate email address: invalid format")
     return text.lower()
+
+
+def phone_number(text: str) -> str:
+    """The number as GoTrue stores and looks it up: digits only."""
+    digits = text.removeprefix("+").replace(" ", "")
+    if not _E164.fullmatch(digits):
+        raise invalid("Invalid phone number format (E.164 required)")
+    return digits
 
 
 def ban_seconds(duration: str) -> float:

@@ -38,7 +38,7 @@ def claims_of(request: Request, keys: Keys) -> Claims:
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise AuthError(401, "no_authorization", "This endpoint requires a Bearer token")
+        raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
     try:
         return keys.verify_jwt(token.strip())
     except InvalidToken as exc:
@@ -60,15 +60,17 @@ async def caller_of(request: Request, keys: Keys, cursor: Cursor) -> Caller:
     """The user and session behind the request.
 
     Raises:
-        AuthError: as `claims_of`; 403 user_not_found or session_not_found when the token outlived them.
+        AuthError: as `claims_of`; 403 user_not_found, user_banned or session_not_found when the token outlived that.
     """
     claims = claims_of(request, keys)
     if not claims.get("sub"):
         raise _bad_jwt("invalid claim: missing sub claim")
-    user_id = uuid_of(str(claims["sub"]), otherwise=_bad_jwt("invalid claim: sub claim must be a UUID"))
-    user = await users.find(cursor, user_id)
+    not_a_uuid = AuthError(400, "bad_jwt", "invalid claim: sub claim must be a UUID")
+    user = await users.find(cursor, uuid_of(str(claims["sub"]), otherwise=not_a_uuid))
     if user is None:
         raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+    if user.is_banned:
+        raise AuthError(403, "user_banned", "User is banned")
     if not claims.get("session_id"):
         return Caller(user, None)
     wrong_session = _bad_jwt("invalid claim: session_id claim must be a UUID")

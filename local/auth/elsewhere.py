@@ -1,4 +1,4 @@
-"""What needs somebody else, or another device: outside providers, SSO, second factors.
+"""What needs somebody else: outside providers, SSO, the OAuth server that others would sign in by.
 
 None is there, and GoTrue's own codes say so, as in a project that has them switched off.
 """
@@ -9,13 +9,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local.auth.bodies import Enrollment, read, uuid_of
-from local.auth.caller import admin_only, caller_of
+from local.auth.about import METHODS
+from local.auth.bodies import IdTokenGrant
+from local.auth.caller import admin_only
 from local.auth.context import AuthContext
 from local.auth.errors import AuthError, answering_errors, invalid
 from local.auth.identities import provider_not_enabled
 
-_FACTORS = {"totp": "TOTP", "phone": "Phone", "webauthn": "WebAuthn"}
+_ISSUERS = {
+    "apple": "https://appleid.apple.com",
+    "facebook": "https://www.facebook.com",
+    "google": "https://accounts.google.com",
+    "kakao": "https://kauth.kakao.com",
+}
 
 
 class Elsewhere:
@@ -23,17 +29,14 @@ class Elsewhere:
         self._context = context
 
     def routes(self, prefix: str) -> list[Route]:
-        keys = self._context.services.keys
+        keys, admin = self._context.services.keys, f"{prefix}/admin"
         return [
             Route(f"{prefix}/authorize", answering_errors(self.authorize), methods=["GET"]),
             Route(f"{prefix}/sso", answering_errors(self.sso), methods=["POST"]),
-            Route(f"{prefix}/factors", answering_errors(self.enroll), methods=["POST"]),
-            Route(
-                f"{prefix}/factors/{{factor_id}}{{rest:path}}",
-                answering_errors(self.factor),
-                methods=["POST", "DELETE"],
-            ),
-            Route(f"{prefix}/admin/users/{{user_id}}/factors", admin_only(keys, self.list_factors), methods=["GET"]),
+            Route(f"{admin}/sso/providers", admin_only(keys, self.no_sso_providers), methods=["GET"]),
+            Route(f"{admin}/oauth/clients{{rest:path}}", admin_only(keys, self.oauth_server), methods=METHODS),
+            Route(f"{admin}/custom-providers{{rest:path}}", admin_only(keys, self.custom_providers), methods=METHODS),
+            Route(f"{prefix}/oauth/{{rest:path}}", answering_errors(self.oauth_server), methods=METHODS),
         ]
 
     async def authorize(self, request: Request) -> Response:
@@ -44,21 +47,30 @@ class Elsewhere:
         del request
         raise AuthError(404, "saml_provider_disabled", "SAML 2.0 is disabled")
 
-    async def enroll(self, request: Request) -> Response:
-        async with self._context.transaction() as cursor:
-            await caller_of(request, self._context.services.keys, cursor)
-        factor = (await read(request, Enrollment)).factor_type
-        if factor not in _FACTORS:
-            raise invalid("factor_type needs to be totp, phone, or webauthn")
-        raise AuthError(422, f"mfa_{factor}_enroll_not_enabled", f"MFA enroll is disabled for {_FACTORS[factor]}")
+    async def no_sso_providers(self, request: Request) -> Response:
+        del request
+        return JSONResponse({"items": []})
 
-    async def factor(self, request: Request) -> Response:
-        async with self._context.transaction() as cursor:
-            await caller_of(request, self._context.services.keys, cursor)
-        raise AuthError(404, "mfa_factor_not_found", "MFA factor with that ID not found")
+    async def oauth_server(self, request: Request) -> Response:
+        del request
+        raise AuthError(404, "feature_disabled", "OAuth server is disabled")
 
-    async def list_factors(self, request: Request) -> Response:
-        uuid_of(
-            request.path_params["user_id"], otherwise=AuthError(404, "validation_failed", "user_id must be an UUID")
-        )
-        return JSONResponse([])
+    async def custom_providers(self, request: Request) -> Response:
+        del request
+        raise AuthError(404, "feature_disabled", "Custom OAuth providers are disabled")
+
+
+def id_token_refusal(body: IdTokenGrant) -> AuthError:
+    """Why nobody signs in by the ID token of another provider."""
+    if body.id_token is None:
+        return invalid("id_token required")
+    if body.provider is None and (body.client_id is None or body.issuer is None):
+        return invalid("provider or client_id and issuer required")
+    issuer = body.issuer if body.issuer in _ISSUERS.values() else _ISSUERS.get(body.provider or "")
+    if issuer is None:
+        return invalid(f'Custom OIDC provider "{body.provider or ""}" not allowed')
+    return AuthError(400, "provider_disabled", f'Provider (issuer "{issuer}") is not enabled')
+
+
+def web3_refusal() -> AuthError:
+    return AuthError(422, "web3_provider_disabled", "Web3 provider is disabled")

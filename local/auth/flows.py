@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID, uuid4
@@ -35,7 +36,7 @@ _ISSUE = """
     update auth.flow_state set auth_code = %(hash)s, auth_code_issued_at = now(), updated_at = now()
     where id = (
       select id from auth.flow_state
-      where user_id = %(user_id)s and authentication_method = %(method)s
+      where user_id = %(user_id)s and authentication_method = any(%(methods)s)
         and auth_code_issued_at is null
       order by created_at desc, id limit 1
     )
@@ -109,14 +110,14 @@ async def begin(cursor: Cursor, user_id: UUID, challenge: Challenge, *, authenti
     )
 
 
-async def issue_code(cursor: Cursor, user_id: UUID, *, authentication_method: str) -> str:
-    """The code that the user's newest flow by the method can be finished with.
+async def issue_code(cursor: Cursor, user_id: UUID, *, authentication_methods: Collection[str]) -> str:
+    """The code that the user's newest flow by one of the methods can be finished with.
 
     Raises:
         AuthError: flow_state_not_found.
     """
     code = str(uuid4())
-    await cursor.execute(_ISSUE, {"hash": _hash(code), "user_id": user_id, "method": authentication_method})
+    await cursor.execute(_ISSUE, {"hash": _hash(code), "user_id": user_id, "methods": list(authentication_methods)})
     if not cursor.rowcount:
         raise AuthError(400, "flow_state_not_found", "No associated flow state found.")
     return code

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from local.auth import flows, passwords, sessions, users
 from local.auth.bodies import CodeGrant, IdTokenGrant, PasswordGrant, RefreshGrant, read
 from local.auth.context import AuthContext, reload
+from local.auth.elsewhere import id_token_refusal, web3_refusal
 from local.auth.errors import AuthError, answering_errors, invalid
 from local.auth.tokens import session_body
 
@@ -31,8 +32,9 @@ class Grants:
             case "pkce":
                 return await self._pkce(request)
             case "id_token":
-                await read(request, IdTokenGrant)
-                raise AuthError(400, "provider_disabled", "No provider of ID tokens is enabled")
+                raise id_token_refusal(await read(request, IdTokenGrant))
+            case "web3":
+                raise web3_refusal()
             case _:
                 raise AuthError(400, "invalid_credentials", "unsupported_grant_type")
 

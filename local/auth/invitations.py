@@ -17,8 +17,8 @@ from local.auth.database import Cursor
 from local.auth.errors import AuthError, invalid
 from local.auth.one_time_tokens import EMAIL_CHANGE_TOKENS, Issued, TokenType
 from local.auth.outbox import Kind
-from local.auth.signup import new_email_user
-from local.auth.users import User, UserChange
+from local.auth.signup import EMAIL_PROVIDER
+from local.auth.users import Metadata, NewUser, User, UserChange
 
 _LINKS: dict[str, tuple[Kind, TokenType]] = {
     "signup": ("signup", "confirmation_token"),
@@ -50,9 +50,7 @@ class Invitations:
             async with self._context.transaction() as cursor:
                 user = await self._unconfirmed(cursor, email)
                 if user is None:
-                    new = new_email_user(email, body.data or {}, password_hash=None, confirmed=False)
-                    await users.insert(cursor, new)
-                    user = await reload(cursor, new.id)
+                    user = await _created(cursor, email, body.data)
                 mails = await mailer.compose(self._context, cursor, user, "invite", redirect_to=redirect_to)
                 user = await reload(cursor, user.id)
         except users.EmailTaken as exc:
@@ -94,9 +92,7 @@ class Invitations:
             case "signup" | "invite":
                 return link_type, await self._signed_up(cursor, link_type, email, body), email
             case "magiclink" if user is None:  # somebody new: the link signs up
-                new = new_email_user(email, body.data or {}, password_hash=None, confirmed=False)
-                await users.insert(cursor, new)
-                return "signup", await reload(cursor, new.id), email
+                return "signup", await _created(cursor, email, body.data), email
             case _ if user is None:
                 raise AuthError(404, "user_not_found", "User with this email not found")
             case "email_change_current" | "email_change_new":
@@ -119,9 +115,7 @@ class Invitations:
                 raise invalid("Signup requires a valid password")
             passwords.check_strength(body.password)
             password_hash = await passwords.hash_password(body.password)
-        new = new_email_user(email, body.data or {}, password_hash=password_hash, confirmed=False)
-        await users.insert(cursor, new)
-        return await reload(cursor, new.id)
+        return await _created(cursor, email, body.data, password_hash=password_hash)
 
     async def _ask_for_change(self, cursor: Cursor, link_type: str, user: User, new_email: str) -> None:
         if link_type == "email_change_current" and not self._context.settings.mailer_secure_email_change_enabled:
@@ -139,6 +133,13 @@ class Invitations:
         if user is not None and user.is_confirmed:
             raise users.EmailTaken
         return user
+
+
+async def _created(cursor: Cursor, email: str, metadata: Metadata | None, *, password_hash: str | None = None) -> User:
+    """A new user with the metadata as it was given, and nothing beside it as after a sign-up."""
+    new = NewUser(email=email, password_hash=password_hash, app_metadata=EMAIL_PROVIDER, user_metadata=metadata or {})
+    await users.insert(cursor, new)
+    return await reload(cursor, new.id)
 
 
 def _required(email: str | None) -> str:

@@ -55,21 +55,15 @@ async def compose(
     return mails
 
 
-def flow_method(link_type: str) -> str:
-    """How a flow that ends with such a link is called, in auth.flow_state and in the session's `amr`."""
-    return "email/signup" if link_type == "signup" else link_type
+def flow_method(kind: Kind) -> str:
+    """How a flow that ends with such a mail's link is called, in auth.flow_state and in the session's `amr`."""
+    return "email/signup" if kind == "signup" else kind
 
 
 def action_link(context: AuthContext, issued: Issued, kind: Kind, redirect_to: str) -> str:
     """The link that a mail asks to follow."""
     query = urlencode({"token": issued.link_token, "type": kind, "redirect_to": redirect_to})
     return f"{context.services.config.auth_url}/verify?{query}"
-
-
-def needs_both_addresses(context: AuthContext, user: User) -> bool:
-    """Whether the present address has to agree to a change too."""
-    settings = context.settings
-    return settings.mailer_secure_email_change_enabled and not settings.mailer_autoconfirm and bool(user.email)
 
 
 async def _recipients(context: AuthContext, cursor: Cursor, user: User, kind: Kind) -> list[tuple[TokenType, str]]:
@@ -83,6 +77,6 @@ async def _recipients(context: AuthContext, cursor: Cursor, user: User, kind: Ki
     await context.tokens.drop(cursor, user.id, EMAIL_CHANGE_TOKENS)
     await addresses.ask_for_change(cursor, user.id, user.new_email)
     recipients: list[tuple[TokenType, str]] = []
-    if user.email and needs_both_addresses(context, user):
+    if user.email and context.settings.mailer_secure_email_change_enabled:
         recipients.append(("email_change_token_current", user.email))
     return [*recipients, ("email_change_token_new", user.new_email)]

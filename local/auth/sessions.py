@@ -75,6 +75,28 @@ _ROTATE = """
 _REVOKE_FAMILY = (
     "update auth.refresh_tokens set revoked = true, updated_at = now() where session_id = %s and not revoked"
 )
+_RAISE = """
+    with method as (
+      insert into auth.mfa_amr_claims (id, session_id, authentication_method, created_at, updated_at)
+      values (gen_random_uuid(), %(id)s, %(method)s, clock_timestamp(), clock_timestamp())
+      on conflict (session_id, authentication_method) do update set updated_at = excluded.updated_at
+    ), weaker as (
+      delete from auth.sessions
+      where user_id = %(user_id)s and id <> %(id)s and coalesce(aal, 'aal1') < 'aal2'
+    )
+    update auth.sessions set aal = 'aal2', factor_id = %(factor_id)s, updated_at = now() where id = %(id)s
+"""
+_LIVE_TOKEN = """
+    select token from auth.refresh_tokens where session_id = %s and not revoked order by id desc limit 1
+"""
+_LOWER = """
+    with lowered as (
+      update auth.sessions set aal = 'aal1', factor_id = null, updated_at = now() where factor_id = %(factor_id)s
+      returning id
+    )
+    delete from auth.mfa_amr_claims
+    where session_id in (select id from lowered) and authentication_method = %(method)s
+"""
 _SIGN_OUT: dict[Scope, LiteralString] = {
     "global": "delete from auth.sessions where user_id = %(user_id)s",
     "local": "delete from auth.sessions where user_id = %(user_id)s and id = %(session_id)s",
@@ -91,6 +113,10 @@ class Session:
     aal: str
     amr: list[dict[str, Any]]
     is_old: bool  # signed in more than a day ago
+
+    @property
+    def has_second_factor(self) -> bool:
+        return self.aal == "aal2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +170,32 @@ async def rotate(cursor: Cursor, token: str) -> Grant | None:
         return await _grant(cursor, session["id"], tokens["live"])
     await cursor.execute(_REVOKE_FAMILY, (session["id"],))
     return None
+
+
+async def raise_level(cursor: Cursor, session: Session, *, factor_id: UUID, method: str) -> Grant:
+    """Note that the session has shown a second factor, and give it the refresh token of its new level.
+
+    The old token is used up by it, and the user's sessions without a second factor end.
+
+    Raises:
+        AuthError: session_not_found, it was signed out meanwhile.
+    """
+    await cursor.execute("select id from auth.sessions where id = %s for update", (session.id,))
+    await cursor.execute(_LIVE_TOKEN, (session.id,))
+    live = await cursor.fetchone()
+    if live is None:
+        raise AuthError(403, "session_not_found", "Session from session_id claim in JWT does not exist")
+    child = _new_token()
+    await cursor.execute(_ROTATE, {"token": live["token"], "child": child})
+    await cursor.execute(
+        _RAISE, {"id": session.id, "user_id": session.user_id, "factor_id": factor_id, "method": method}
+    )
+    return await _grant(cursor, session.id, child)
+
+
+async def lower_level(cursor: Cursor, *, factor_id: UUID, method: str) -> None:
+    """The factor is gone, and with it what sessions had shown by it."""
+    await cursor.execute(_LOWER, {"factor_id": factor_id, "method": method})
 
 
 async def sign_out(cursor: Cursor, user_id: UUID, *, session_id: UUID | None, scope: Scope) -> None:

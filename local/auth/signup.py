@@ -37,21 +37,23 @@ class SignUps:
         settings, limits = self._context.settings, self._context.limits
         if settings.disable_signup:
             raise signup_disabled()
-        if body.phone:
-            raise AuthError(400, "phone_provider_disabled", "Phone signups are disabled")
         metadata = body.data or {}
-        if body.email is None:
+        if body.email is None and body.phone is None:
             if not settings.external_anonymous_users_enabled:
                 raise AuthError(422, "anonymous_provider_disabled", "Anonymous sign-ins are disabled")
             limits.check(limits.anonymous, request)
             return await self._store_and_sign_in(request, NewUser(user_metadata=metadata), method="anonymous")
         limits.check(limits.otp, request)
-        if not settings.external_email_enabled:
-            raise AuthError(400, "email_provider_disabled", "Email signups are disabled")
         if body.password is None:
             raise invalid("Signup requires a valid password")
         passwords.check_strength(body.password)
+        if body.email and body.phone:
+            raise invalid("Only an email address or phone number should be provided on signup.")
         challenge = challenge_of(body.code_challenge, body.code_challenge_method)
+        if body.email is None:
+            raise AuthError(400, "phone_provider_disabled", "Phone signups are disabled")
+        if not settings.external_email_enabled:
+            raise AuthError(400, "email_provider_disabled", "Email signups are disabled")
         new = new_email_user(
             email_address(body.email),
             metadata,
@@ -82,7 +84,7 @@ def signup_disabled() -> AuthError:
 
 
 def new_email_user(email: str, metadata: Metadata, *, password_hash: str | None, confirmed: bool) -> NewUser:
-    """A user to be stored, with what GoTrue adds to the metadata that a client sends."""
+    """A user who signs up, with what GoTrue adds to the metadata that a client sends."""
     user_id = uuid4()
     about = {"sub": str(user_id), "email": email, "email_verified": confirmed, "phone_verified": False}
     return NewUser(
@@ -92,6 +94,7 @@ def new_email_user(email: str, metadata: Metadata, *, password_hash: str | None,
         confirmed=confirmed,
         app_metadata=EMAIL_PROVIDER,
         user_metadata={**metadata, **about},
+        identity_data=metadata,
     )
 
 

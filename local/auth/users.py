@@ -1,7 +1,7 @@
 """auth.users and auth.identities: one user, read and written as a whole.
 
-A user is always read with the identities it signs in by, and always read again after a write: triggers may have
-changed the row.
+A user is always read with the identities it signs in by and its second factors, and always read again after a write:
+triggers may have changed the row.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,8 +16,15 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from local.auth.database import Cursor
+from local.auth.factors import factor_body
+from local.auth.times import times
 
 AUDIENCE = "authenticated"
+_TIMES = (
+    "email_confirmed_at", "phone_confirmed_at", "confirmed_at", "last_sign_in_at", "created_at", "updated_at",
+    "banned_until", "deleted_at", "invited_at", "confirmation_sent_at", "recovery_sent_at", "email_change_sent_at",
+    "reauthentication_sent_at",
+)  # fmt: skip
 
 Metadata = dict[str, Any]
 
@@ -27,9 +33,17 @@ _SELECT = """
       coalesce(
         (select jsonb_agg(to_jsonb(i) order by i.created_at, i.id) from auth.identities i where i.user_id = u.id), '[]'
       ) as identities,
+      coalesce(
+        (select jsonb_agg(to_jsonb(f) order by f.created_at, f.id) from auth.mfa_factors f where f.user_id = u.id), '[]'
+      ) as factors,
       coalesce(u.banned_until > now(), false) as banned
     from auth.users u
 """
+_FILTER = """
+    where %(part)s::text = '' or strpos(u.email, %(part)s) > 0
+      or strpos(lower(u.raw_user_meta_data ->> 'full_name'), lower(%(part)s)) > 0
+"""
+_COUNT = f"select count(*) as total from auth.users u {_FILTER}"  # noqa: S608 - both parts are ours
 _INSERT = """
     insert into auth.users (
       instance_id, id, aud, role, email, encrypted_password, email_confirmed_at, banned_until,
@@ -74,6 +88,8 @@ _SOFT_DELETE = """
       returning id
     ), signed_out as (
       delete from auth.sessions where user_id in (select id from hidden)
+    ), without_factors as (
+      delete from auth.mfa_factors where user_id in (select id from hidden)
     )
     delete from auth.identities where user_id in (select id from hidden)
 """
@@ -100,6 +116,7 @@ class User:
     is_banned: bool
     is_confirmed: bool
     is_invited: bool
+    has_mfa: bool  # has a second factor that is verified
     app_metadata: Metadata
     user_metadata: Metadata
     body: dict[str, Any] = field(repr=False)
@@ -116,6 +133,7 @@ class User:
             is_banned=row["banned"],
             is_confirmed=row["email_confirmed_at"] is not None,
             is_invited=row["invited_at"] is not None,
+            has_mfa=any(factor["status"] == "verified" for factor in row["factors"]),
             app_metadata=row["raw_app_meta_data"] or {},
             user_metadata=row["raw_user_meta_data"] or {},
             body=_body(row),
@@ -134,6 +152,7 @@ class NewUser:
     id: UUID = field(default_factory=uuid4)
     app_metadata: Metadata = field(default_factory=dict[str, Any])
     user_metadata: Metadata = field(default_factory=dict[str, Any])
+    identity_data: Metadata = field(default_factory=dict[str, Any])  # besides the address
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +194,7 @@ async def insert(cursor: Cursor, new: NewUser) -> None:
             },
         )
     if new.email is not None:
-        await write_email_identity(cursor, new.id, new.email, verified=False)
+        await write_email_identity(cursor, new.id, new.email, verified=False, data=new.identity_data)
 
 
 async def update(cursor: Cursor, user_id: UUID, change: UserChange) -> None:
@@ -216,11 +235,20 @@ async def find_by_email(cursor: Cursor, email: str) -> User | None:
     return User.from_row(row) if row else None
 
 
-async def find_page(cursor: Cursor, *, limit: int, offset: int) -> tuple[list[User], int]:
-    """Users, newest first, and how many there are in all."""
-    await cursor.execute(f"{_SELECT} order by u.created_at desc, u.id limit %s offset %s", (limit, offset))
+async def find_page(
+    cursor: Cursor, *, limit: int, offset: int, oldest_first: bool = False, filtered_by: str = ""
+) -> tuple[list[User], int]:
+    """Users, newest first unless told otherwise, and how many there are in all.
+
+    `filtered_by` is part of an address, or (in any case) of the `full_name` in a user's metadata.
+    """
+    direction = "asc" if oldest_first else "desc"
+    values = {"limit": limit, "offset": offset, "part": filtered_by}
+    await cursor.execute(
+        f"{_SELECT} {_FILTER} order by u.created_at {direction}, u.id limit %(limit)s offset %(offset)s", values
+    )
     found = [User.from_row(row) for row in await cursor.fetchall()]
-    await cursor.execute("select count(*) as total from auth.users")
+    await cursor.execute(_COUNT, values)
     row = await cursor.fetchone()
     return found, row["total"] if row else 0
 
@@ -249,10 +277,12 @@ def naming_what_is_taken() -> Generator[None]:
         raise
 
 
-async def write_email_identity(cursor: Cursor, user_id: UUID, email: str, *, verified: bool) -> None:
+async def write_email_identity(
+    cursor: Cursor, user_id: UUID, email: str, *, verified: bool, data: Metadata | None = None
+) -> None:
     """Have the user sign in by this address."""
-    data = {"sub": str(user_id), "email": email, "email_verified": verified, "phone_verified": False}
-    await cursor.execute(_EMAIL_IDENTITY, {"id": user_id, "data": Jsonb(data)})
+    about = {"sub": str(user_id), "email": email, "email_verified": verified, "phone_verified": False}
+    await cursor.execute(_EMAIL_IDENTITY, {"id": user_id, "data": Jsonb({**(data or {}), **about})})
 
 
 def _present(metadata: Metadata) -> Metadata:
@@ -265,25 +295,6 @@ def _dropped(metadata: Metadata) -> list[str]:
 
 def _body(row: dict[str, Any]) -> dict[str, Any]:
     """The user object of every reply. Times that never were are left out, as GoTrue leaves them out."""
-    times = {
-        name: _rfc3339(row[name])
-        for name in (
-            "email_confirmed_at",
-            "phone_confirmed_at",
-            "confirmed_at",
-            "last_sign_in_at",
-            "created_at",
-            "updated_at",
-            "banned_until",
-            "deleted_at",
-            "invited_at",
-            "confirmation_sent_at",
-            "recovery_sent_at",
-            "email_change_sent_at",
-            "reauthentication_sent_at",
-        )
-        if row[name] is not None
-    }
     return {
         "id": str(row["id"]),
         "aud": row["aud"] or "",
@@ -294,17 +305,13 @@ def _body(row: dict[str, Any]) -> dict[str, Any]:
         "user_metadata": row["raw_user_meta_data"] or {},
         "identities": [_identity_body(identity) for identity in row["identities"]],
         "is_anonymous": row["is_anonymous"],
+        **({"factors": [factor_body(factor) for factor in row["factors"]]} if row["factors"] else {}),
         **({"new_email": row["email_change"]} if row["email_change"] else {}),
-        **times,
+        **times(row, _TIMES),
     }
 
 
 def _identity_body(identity: dict[str, Any]) -> dict[str, Any]:
-    times = {
-        name: _rfc3339(datetime.fromisoformat(identity[name]))
-        for name in ("last_sign_in_at", "created_at", "updated_at")
-        if identity[name] is not None
-    }
     return {
         "identity_id": identity["id"],
         "id": identity["provider_id"],
@@ -312,9 +319,5 @@ def _identity_body(identity: dict[str, Any]) -> dict[str, Any]:
         "identity_data": identity["identity_data"],
         "provider": identity["provider"],
         "email": identity["email"] or "",
-        **times,
+        **times(identity, ("last_sign_in_at", "created_at", "updated_at")),
     }
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -6,16 +6,19 @@ something did. A code is typed into an application, which gets the session itsel
 
 from __future__ import annotations
 
+from typing import cast
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from local.auth import addresses, flows, mailer, redirects, users
-from local.auth.bodies import Verify, email_address, read
+from local.auth.bodies import Verify, email_address, phone_number, read
 from local.auth.context import AuthContext, email_exists, reload
 from local.auth.database import Cursor
 from local.auth.errors import AuthError, answering_errors, invalid
 from local.auth.one_time_tokens import EMAIL_CHANGE_TOKENS, PKCE_PREFIX, Taken, TokenType
+from local.auth.outbox import Kind
 from local.auth.users import User
 
 # Which tokens each type takes. Only a typed code may leave open which mail it came from (`email`).
@@ -26,6 +29,11 @@ _TOKENS: dict[str, tuple[TokenType, ...]] = {
     "recovery": ("recovery_token",),
     "email": ("confirmation_token", "recovery_token"),
     "email_change": EMAIL_CHANGE_TOKENS,
+}
+# What a link of the type `email` is, by the token that it carried: its kinds, the one that GoTrue calls it by first.
+_KINDS: dict[TokenType, tuple[Kind, ...]] = {
+    "confirmation_token": ("signup", "invite"),
+    "recovery_token": ("magiclink", "recovery"),
 }
 _OTHER_ADDRESS_TOO = "Confirmation link accepted. Please proceed to confirm link sent to the other email"
 
@@ -83,12 +91,15 @@ class Verification:
             if user is None:
                 message = {"message": _OTHER_ADDRESS_TOO}
                 return redirects.with_fragment(redirects.with_query(redirect_to, message if pkce else {}), message)
+            kinds = _KINDS[taken.type] if link_type == "email" else (cast("Kind", link_type),)
             if pkce:
-                code = await flows.issue_code(cursor, user.id, authentication_method=mailer.flow_method(link_type))
+                code = await flows.issue_code(
+                    cursor, user.id, authentication_methods=[mailer.flow_method(kind) for kind in kinds]
+                )
                 return redirects.with_query(redirect_to, {"code": code})
             session = await self._context.sign_in(cursor, request, user.id, method="otp")
         names = ("access_token", "expires_at", "expires_in", "refresh_token", "token_type")
-        return redirects.with_fragment(redirect_to, {**{name: str(session[name]) for name in names}, "type": link_type})
+        return redirects.with_fragment(redirect_to, {**{name: str(session[name]) for name in names}, "type": kinds[0]})
 
     async def _take(self, cursor: Cursor, code_type: str, body: Verify) -> Taken:
         """The token that the body has the code or the hash of."""
@@ -100,13 +111,14 @@ class Verification:
                 raise _expired_link()
             return taken
         if body.phone and not body.email:
-            raise AuthError(400, "phone_provider_disabled", "Phone logins are disabled")
+            phone_number(body.phone)
+            raise _expired_code()  # nobody was sent one
         if body.email is None or body.phone:
             raise invalid("Only an email address or phone number should be provided on verify")
-        types, address = _types(code_type), email_address(body.email)
+        types, address = _types(code_type), _address(body.email)
         taken = await self._context.tokens.take_code(cursor, address, body.token or "", types)
         if taken is None:
-            raise AuthError(403, "otp_expired", "Token has expired or is invalid")
+            raise _expired_code()
         return taken
 
     async def _prove(self, cursor: Cursor, taken: Taken) -> User | None:
@@ -123,12 +135,15 @@ class Verification:
         if taken.type not in EMAIL_CHANGE_TOKENS:
             await addresses.confirm(cursor, user.id)
             return user
-        if mailer.needs_both_addresses(self._context, user) and await addresses.confirm_one_side(cursor, user.id):
+        settings = self._context.settings
+        both = settings.mailer_secure_email_change_enabled and not settings.mailer_autoconfirm and user.email
+        if both and await addresses.confirm_one_side(cursor, user.id):
             return None
         try:
             await addresses.change(cursor, user.id)
         except users.EmailTaken as exc:
             raise email_exists() from exc
+        await self._context.tokens.drop(cursor, user.id, EMAIL_CHANGE_TOKENS)
         return user
 
 
@@ -136,6 +151,17 @@ def _types(name: str) -> tuple[TokenType, ...]:
     if name not in _TOKENS:
         raise invalid("Invalid email verification type")
     return _TOKENS[name]
+
+
+def _address(email: str) -> str:
+    try:
+        return email_address(email)
+    except AuthError as exc:
+        raise AuthError(422, "validation_failed", "Invalid email format") from exc
+
+
+def _expired_code() -> AuthError:
+    return AuthError(403, "otp_expired", "Token has expired or is invalid")
 
 
 def _expired_link() -> AuthError:

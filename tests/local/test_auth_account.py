@@ -37,6 +37,17 @@ class TestSignUp:
         assert [identity.provider for identity in user.identities or []] == ["email"]
         assert not user.is_anonymous
 
+    async def test_the_identity_knows_what_was_said_at_the_sign_up(self, supabase):
+        session = await signed_up(supabase, nickname="ada", sub="not mine to say")
+        (identity,) = session.user.identities or []
+        assert (identity.identity_data["nickname"], identity.identity_data["sub"]) == ("ada", session.user.id)
+
+    async def test_only_an_address_or_a_phone_signs_up(self, supabase):
+        both = {"email": new_email(), "phone": "4915112345678", "password": PASSWORD}
+        with pytest.raises(AuthApiError, match="Only an email address or phone number") as error:
+            await supabase.auth._request("POST", "signup", body=both)
+        assert (error.value.status, error.value.code) == (400, "validation_failed")
+
     async def test_the_stored_password_is_a_bcrypt_hash(self, stack, supabase):
         session = await signed_up(supabase)
         ((stored,),) = sql(stack, "select encrypted_password from auth.users where id = %s", session.user.id)

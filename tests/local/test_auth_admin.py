@@ -69,6 +69,27 @@ async def test_users_are_listed_a_page_at_a_time_newest_first(stack, admin):
     )
 
 
+async def test_users_are_found_by_a_part_of_address_or_name_and_in_either_order(stack, admin):
+    for email, name in (("ada@example.com", "Ada"), ("bob@example.org", "Bob Lovelace"), ("eve@example.com", "Eve")):
+        attributes = {"email": email, "user_metadata": {"full_name": name}}
+        await admin.auth.admin.create_user(attributes)
+    async with httpx.AsyncClient(
+        base_url=f"{stack.url}/auth/v1/admin", headers=bearer(stack.keys.service_role_key)
+    ) as http:
+
+        async def names(**query: str) -> tuple[list[str], str]:
+            answer = await http.get("/users", params=query)
+            return [user["email"][:3] for user in answer.json()["users"]], answer.headers["x-total-count"]
+
+        assert await names(filter="example.com") == (["eve", "ada"], "2")
+        assert await names(filter="example.com", sort="created_at asc", per_page="1") == (["ada"], "2")
+        assert await names(filter="LOVE") == (["bob"], "1")
+        assert await names(filter="%") == ([], "0")
+        for sort, said in (("email", "bad field for sort 'email'"), ("created_at up", "bad direction for sort 'up'")):
+            answer = await http.get("/users", params={"sort": sort})
+            assert (answer.status_code, said in answer.json()["msg"]) == (400, True)
+
+
 async def test_an_address_belongs_to_one_user(admin):
     email = new_email()
     await admin.auth.admin.create_user({"email": email})
@@ -96,6 +117,14 @@ async def test_a_banned_user_neither_signs_in_nor_refreshes_until_the_ban_is_lif
         assert (refused.value.status, refused.value.code) == (400, "user_banned")
     await admin.auth.admin.update_user_by_id(session.user.id, {"ban_duration": "none"})
     assert await refresh(supabase, session.refresh_token)
+
+
+async def test_a_banned_user_is_refused_with_the_token_of_before(supabase, admin):
+    session = await signed_up(supabase)
+    await admin.auth.admin.update_user_by_id(session.user.id, {"ban_duration": "1h"})
+    with pytest.raises(AuthApiError) as refused:
+        await supabase.auth.get_user()
+    assert (refused.value.status, refused.value.code) == (403, "user_banned")
 
 
 async def test_a_new_password_by_the_admin_signs_the_user_out(supabase, admin):

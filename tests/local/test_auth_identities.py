@@ -1,4 +1,4 @@
-"""Identities, and what needs an outside provider or a second factor: refused under the codes that applications know."""
+"""Identities, and what needs an outside provider or a phone: refused under the codes that applications know."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from supabase_auth.errors import AuthApiError
 
 from local.auth_settings import AuthSettings
 from tests.support.auth import bearer, new_email, refusal, signed_up, sql
-from tests.support.stack import Stack, stack_over
+from tests.support.stack import PASSWORD, Stack, stack_over
 
 
 @pytest.fixture
@@ -109,25 +109,68 @@ class TestElsewhere:
         assert await refused(supabase.auth.link_identity({"provider": "github"})) == (400, "validation_failed")
 
     async def test_phones_are_not_served(self, supabase):
+        phone = "4915112345678"
+        assert await refused(supabase.auth.sign_up({"phone": phone, "password": PASSWORD})) == (
+            400,
+            "phone_provider_disabled",
+        )
         for attempt in (
-            supabase.auth.sign_in_with_otp({"phone": "4915112345678"}),
-            supabase.auth.verify_otp({"type": "sms", "phone": "4915112345678", "token": "123456"}),
-            supabase.auth.resend({"type": "sms", "phone": "4915112345678"}),
+            supabase.auth.sign_in_with_password({"phone": phone, "password": PASSWORD}),
+            supabase.auth.sign_in_with_otp({"phone": phone}),
+            supabase.auth.resend({"type": "sms", "phone": phone}),
         ):
             assert await refused(attempt) == (400, "phone_provider_disabled")
 
-    async def test_there_are_no_second_factors(self, stack, supabase):
-        session = await signed_up(supabase)
-        enroll = supabase.auth.mfa.enroll({"factor_type": "totp", "friendly_name": "phone"})
-        assert await refused(enroll) == (422, "mfa_totp_enroll_not_enabled")
-        challenge = supabase.auth.mfa.challenge({"factor_id": str(uuid4())})
-        assert await refused(challenge) == (404, "mfa_factor_not_found")
-        assert await refused(supabase.auth.mfa.unenroll({"factor_id": str(uuid4())})) == (404, "mfa_factor_not_found")
-        assert (await supabase.auth.mfa.list_factors()).all == []
-        level = await supabase.auth.mfa.get_authenticator_assurance_level()
-        assert (level.current_level, level.next_level) == ("aal1", "aal1")
-        admin = await stack.client(stack.service_key)
-        assert (await admin.auth.admin.mfa.list_factors({"user_id": session.user.id})) == []
+    async def test_the_code_of_a_message_that_nobody_got_is_wrong(self, supabase):
+        for phone, message in (
+            ("+49 151 12345678", "Token has expired or is invalid"),
+            ("49-151", "Invalid phone number format (E.164 required)"),
+        ):
+            with pytest.raises(AuthApiError) as error:
+                await supabase.auth.verify_otp({"type": "sms", "phone": phone, "token": "123456"})
+            assert error.value.message == message
+
+    async def test_who_an_id_token_would_be_of_is_named(self, stack):
+        async with httpx.AsyncClient(base_url=f"{stack.url}/auth/v1") as http:
+            for body, code, message in (
+                ({"provider": "google"}, "validation_failed", "id_token required"),
+                ({"id_token": "x"}, "validation_failed", "provider or client_id and issuer required"),
+                (
+                    {"id_token": "x", "provider": "google"},
+                    "provider_disabled",
+                    'Provider (issuer "https://accounts.google.com") is not enabled',
+                ),
+                (
+                    {"id_token": "x", "provider": "mine"},
+                    "validation_failed",
+                    'Custom OIDC provider "mine" not allowed',
+                ),
+            ):
+                answer = await http.post("/token?grant_type=id_token", json=body)
+                assert (*refusal(answer), answer.json()["msg"]) == (400, code, message)
+            answer = await http.post("/token?grant_type=web3", json={"chain": "solana"})
+            assert (*refusal(answer), answer.json()["msg"]) == (
+                422,
+                "web3_provider_disabled",
+                "Web3 provider is disabled",
+            )
+
+    async def test_what_the_service_role_would_set_up_is_switched_off(self, stack):
+        headers = bearer(stack.keys.service_role_key)
+        async with httpx.AsyncClient(base_url=f"{stack.url}/auth/v1/admin", headers=headers) as http:
+            for method, path, message in (
+                ("GET", "/oauth/clients", "OAuth server is disabled"),
+                ("POST", "/oauth/clients", "OAuth server is disabled"),
+                ("DELETE", "/oauth/clients/1", "OAuth server is disabled"),
+                ("GET", "/custom-providers", "Custom OAuth providers are disabled"),
+            ):
+                answer = await http.request(method, path, json={})
+                assert (*refusal(answer), answer.json()["msg"]) == (404, "feature_disabled", message)
+            assert (await http.get("/sso/providers")).json() == {"items": []}
+            log = await http.get("/audit")
+            assert (log.json(), log.headers["x-total-count"]) == ([], "0")
+            nobody = await http.get("/oauth/clients", headers=bearer(stack.keys.anon_key))
+            assert refusal(nobody) == (403, "not_admin")
 
     async def test_the_keys_are_found_by_the_issuer_alone(self, stack):
         issuer = f"{stack.url}/auth/v1"

@@ -90,6 +90,12 @@ class TestGenerateLink:
         client = await stack.client()
         assert (await client.auth.sign_in_with_password({"email": email, "password": PASSWORD})).session
 
+    @pytest.mark.parametrize("kind", ["signup", "invite", "magiclink"])
+    async def test_who_is_made_by_a_link_has_the_metadata_as_it_was_given(self, admin, kind):
+        link = {"type": kind, "email": new_email(), "password": PASSWORD, "options": {"data": {"status": "alpha"}}}
+        made = await admin.auth.admin.generate_link(link)
+        assert made.user.user_metadata == {"status": "alpha"}
+
     async def test_each_kind_signs_in_by_link_code_or_hash(self, stack, admin):
         email = new_email()
         await signed_up(await stack.client(), email)

@@ -65,6 +65,34 @@ async def test_each_flow_ends_with_a_session_of_its_own_method(confirming):
     assert events[-1] == "PASSWORD_RECOVERY"
 
 
+@pytest.mark.parametrize(
+    ("mail", "method"), [("signup", "email/signup"), ("magiclink", "magiclink"), ("recovery", "recovery")]
+)
+async def test_a_link_that_an_application_gave_the_type_email_ends_the_same_flow(confirming, mail, method):
+    client, email = await confirming.client(), new_email()
+    await client.auth.sign_up({"email": email, "password": PASSWORD})
+    if mail != "signup":
+        await exchange(client, await code_of(confirming, email))
+    if mail == "magiclink":
+        await client.auth.sign_in_with_otp({"email": email})
+    if mail == "recovery":
+        await client.auth.reset_password_for_email(email)
+    link = (await last_mail(confirming, email))["link"]
+    landing = await follow(link.replace(f"type={mail}", "type=email"))
+    await exchange(client, landing.query["code"])
+    assert await methods_of(client) == [method]
+
+
+async def test_an_implicit_link_of_the_type_email_says_what_it_was(confirming):
+    client, email = await confirming.client(flow_type="implicit"), new_email()
+    await client.auth.sign_up({"email": email, "password": PASSWORD})
+    for kind in ("signup", "magiclink"):
+        link = (await last_mail(confirming, email))["link"]
+        landing = await follow(link.replace(f"type={kind}", "type=email"))
+        assert landing.fragment["type"] == kind
+        await client.auth.sign_in_with_otp({"email": email})
+
+
 async def test_an_address_changes_by_a_flow_that_both_links_belong_to(confirming):
     client, old, new = await confirming.client(), new_email(), new_email()
     await client.auth.sign_up({"email": old, "password": PASSWORD})

@@ -82,7 +82,10 @@ class TestBodies:
 
     async def test_a_body_is_kept_up_to_a_limit(self, http):
         assert refusal(await http.post("/signup", content=b" " * LARGEST_BODY)) == (400, "bad_json")
-        assert refusal(await http.post("/signup", content=b" " * (LARGEST_BODY + 1))) == (413, "bad_json")
+        assert refusal(await http.post("/signup", content=b" " * (LARGEST_BODY + 1))) == (
+            413,
+            "request_entity_too_large",
+        )
 
     async def test_a_wrong_type_is_named_and_never_repeated(self, http):
         valid = {"email": new_email(), "password": PASSWORD}
@@ -142,11 +145,12 @@ class TestBodies:
             (http, "/verify", {"type": "email", "token": "1", "email": email, "phone": "49"}),
             (http, "/verify", {"type": "email", "token_hash": "2", "email": email}),
             (http, "/verify", {"type": "reauthentication_token", "token_hash": "2"}),
-            (http, "/verify", {"type": "email", "token": "1", "email": "nobody"}),
             (admin, "/invite", {}),
             (admin, "/invite", {"email": "nobody"}),
         ):
             assert refusal(await client.post(path, json=body)) == (400, "validation_failed"), (path, body)
+        answer = await http.post("/verify", json={"type": "email", "token": "1", "email": "nobody"})
+        assert (*refusal(answer), answer.json()["msg"]) == (422, "validation_failed", "Invalid email format")
 
     async def test_what_cannot_be_stored_is_refused(self, http):
         valid = {"email": new_email(), "password": PASSWORD}
@@ -199,7 +203,6 @@ class TestBodies:
 
     async def test_what_is_not_served_says_so_by_name(self, http):
         for method, path in (
-            ("POST", "/admin/oauth/clients"),
             ("GET", "/callback"),
             ("DELETE", "/signup"),
             ("PATCH", "/admin/users"),
@@ -237,7 +240,8 @@ class TestTokens:
     async def test_a_subject_that_is_no_uuid_is_refused(self, stack, http):
         for claims in ({}, {"sub": ""}, {"sub": "ada"}, {"sub": "{0}"}, {"sub": uuid4().hex}):
             token = stack.keys.sign_jwt({**claims, "exp": int(time.time()) + 60})
-            assert refusal(await http.get("/user", headers=bearer(token))) == (403, "bad_jwt"), claims
+            status = 400 if claims.get("sub") else 403  # GoTrue's own difference
+            assert refusal(await http.get("/user", headers=bearer(token))) == (status, "bad_jwt"), claims
 
     async def test_a_session_that_is_not_the_users_is_refused(self, stack, http):
         ada, bob = await sign_up(http), await sign_up(http)
@@ -336,7 +340,8 @@ class TestTrouble:
 class TestAbout:
     async def test_settings_say_what_a_form_may_offer(self, http):
         settings = (await http.get("/settings")).json()
-        assert settings["external"] == {"anonymous_users": True, "email": True, "phone": False}
+        assert {name for name, enabled in settings["external"].items() if enabled} == {"anonymous_users", "email"}
+        assert settings["external"]["google"] is settings["external"]["phone"] is False
         assert settings["mailer_autoconfirm"] is True
 
     async def test_health_answers_without_credentials(self, stack):
@@ -349,7 +354,7 @@ FIELDS = (
     "id", "email", "phone", "password", "password_hash", "refresh_token", "data", "user_metadata", "app_metadata",
     "email_confirm", "role", "ban_duration", "should_soft_delete", "type", "token", "token_hash", "redirect_to",
     "new_email", "nonce", "create_user", "channel", "code_challenge", "code_challenge_method", "auth_code",
-    "code_verifier", "provider", "factor_type",
+    "code_verifier", "provider", "factor_type", "friendly_name", "issuer",
 )  # fmt: skip
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80),
@@ -375,6 +380,9 @@ plausible = {
             "sms",
         ]
     ),
+    "factor_type": st.just("totp"),
+    "friendly_name": st.text(max_size=80),
+    "issuer": st.text(max_size=3000),
     "token": st.text(max_size=80),
     "token_hash": st.text(max_size=80),
     "new_email": st.just("bob@example.com") | st.emails(),
