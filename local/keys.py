@@ -42,9 +42,10 @@ ES256_JWK: Mapping[str, Any] = {
 class InvalidToken(Exception):  # noqa: N818 - reads as what it says
     """The token proves nothing. `reason` says why; the message never repeats the token."""
 
-    def __init__(self, reason: Refusal, message: str) -> None:
+    def __init__(self, reason: Refusal, message: str, *, expired_at: int = 0) -> None:
         super().__init__(message)
         self.reason: Refusal = reason
+        self.expired_at = expired_at  # Unix time, of one that ended
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class Keys:
         signature = hmac.new(self.jwt_secret.encode(), body.encode(), hashlib.sha256).digest()
         return f"{body}.{_base64url(signature)}"
 
-    def verify_jwt(self, token: str) -> Claims:
+    def verify_jwt(self, token: str, *, leeway_seconds: float = CLOCK_SKEW_SECONDS) -> Claims:
         """Return the claims of a token that one of our keys signed and that is valid now.
 
-        The audience is not checked: each server has its own view of it.
+        The audience is not checked, and a clock may be off by `leeway_seconds`: each server has its own view of both.
 
         Raises:
             InvalidToken: anything else, with the reason.
@@ -84,11 +85,10 @@ class Keys:
         try:
             header = jwt.get_unverified_header(token)
             key, algorithm = self._key_for(header)
-            return jwt.decode(
-                token, key, algorithms=[algorithm], leeway=CLOCK_SKEW_SECONDS, options={"verify_aud": False}
-            )
+            return jwt.decode(token, key, algorithms=[algorithm], leeway=leeway_seconds, options={"verify_aud": False})
         except jwt.ExpiredSignatureError as exc:
-            raise InvalidToken("expired", "JWT expired") from exc
+            ended: Claims = jwt.decode(token, options={"verify_signature": False})  # it was, just before
+            raise InvalidToken("expired", "JWT expired", expired_at=int(ended["exp"])) from exc
         except jwt.InvalidSignatureError as exc:
             raise InvalidToken("signature", "JWT signature does not match") from exc
         except jwt.DecodeError as exc:

@@ -7,6 +7,7 @@ and rolled back. The answer holds until the listener shows a new token.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
@@ -69,19 +70,25 @@ def identify(keys: Keys, token: str | None) -> Identity:
     Raises:
         Refused: no token of ours, or one that cannot be used here.
     """
-    if not token:
-        raise Refused("InvalidJWTToken", "The token is missing")
     try:
-        claims = keys.verify_jwt(token)
+        claims = keys.verify_jwt(token or "", leeway_seconds=0)
     except InvalidToken as exc:
-        if exc.reason == "expired":
-            raise Refused("InvalidJWTToken", "Token has expired") from exc
-        code = "JwtSignatureError" if exc.reason == "signature" else "MalformedJWT"
-        raise Refused(code, str(exc)) from exc
+        match exc.reason:
+            case "expired":
+                raise Refused("InvalidJWTToken", expired(exc.expired_at)) from exc
+            case "signature":
+                raise Refused("JwtSignatureError", "Failed to validate JWT signature") from exc
+            case _:
+                raise Refused("MalformedJWT", "The token provided is not a valid JWT") from exc
     role, expires_at = claims.get("role"), claims.get("exp")
     if not isinstance(role, str) or not isinstance(expires_at, int):
         raise Refused("InvalidJWTToken", "Fields `role` and `exp` are required in JWT")
     return Identity(role, str(claims.get("sub", "")), claims_text(claims), expires_at)
+
+
+def expired(at: int) -> str:
+    """What is said of a token that ended then, Unix time."""
+    return f"Token has expired {max(int(time.time()) - at, 0)} seconds ago"
 
 
 async def impersonate(connection: AsyncConnection[TupleRow], identity: Identity) -> None:

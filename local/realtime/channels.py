@@ -126,9 +126,8 @@ class Channel:
 
     def say_closed(self) -> None:
         """Tell the client that this channel has ended; the ref says which of its joins is meant."""
-        if not self.closed:
-            message = Message(self.wire_topic, "phx_close", ref=self.join_ref, join_ref=self.join_ref)
-            self.outlet.send(encode(self.outlet.version, message))
+        message = Message(self.wire_topic, "phx_close", ref=self.join_ref, join_ref=self.join_ref)
+        self.outlet.send(encode(self.outlet.version, message))
 
     def system(self, status: Status, message: str, *, extension: str = "postgres_changes") -> None:
         """Tell the client how the channel is doing."""

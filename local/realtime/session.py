@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import psycopg
 
-from local.keys import CLOCK_SKEW_SECONDS
-from local.realtime.authorization import Access, Extension, Identity, Refused, identify
+from local.realtime.authorization import Access, Extension, Identity, Refused, expired, identify
 from local.realtime.changes import NotSubscribed
 from local.realtime.channels import TOPIC_PREFIX, Channel, JoinConfig, Outlet, Status, reply
 from local.realtime.protocol import Message
@@ -74,9 +73,17 @@ class Session:
         if not topic or not message.topic.startswith(TOPIC_PREFIX):
             self._reply(message, "error", {"reason": "TopicNameRequired: You must provide a topic name"})
             return
-        # A client that lost patience joins again without leaving; the new join takes the place of the old.
-        if message.topic in self._channels:
-            self._drop(self._channels[message.topic])
+        # A client that lost patience joins again without leaving. The new join takes the place of the old one, whose
+        # end is told after the answer, as Phoenix does.
+        before = self._channels.get(message.topic)
+        if before is None:
+            await self._enter(topic, message)
+            return
+        self._drop(before)
+        await self._enter(topic, message)
+        before.say_closed()
+
+    async def _enter(self, topic: str, message: Message) -> None:
         if len(self._channels) >= CHANNELS_PER_SOCKET:
             self._reply(message, "error", {"reason": "ChannelRateLimitReached: Too many channels"})
             return
@@ -241,18 +248,22 @@ class Session:
         """End the channel when its token runs out, unless a new one comes first."""
         if channel.expiry is not None:
             channel.expiry.cancel()
-        remaining = channel.identity.expires_at + CLOCK_SKEW_SECONDS - time.time()
+        remaining = channel.identity.expires_at - time.time()
         # A loop's timer takes no more than some years; the keys of a stack live longer, this process does not.
         delay = min(max(remaining, 0.0), 365 * 24 * 3600)
-        channel.expiry = asyncio.get_running_loop().call_later(delay, self._end, channel, "Token has expired")
+        channel.expiry = asyncio.get_running_loop().call_later(delay, self._run_out, channel)
+
+    def _run_out(self, channel: Channel) -> None:
+        self._end(channel, expired(channel.identity.expires_at))
 
     def _end(self, channel: Channel, why: str) -> None:
         channel.system("error", why, extension="system")
         self._close(channel)
 
     def _close(self, channel: Channel) -> None:
-        channel.say_closed()
-        self._drop(channel)
+        if not channel.closed:
+            channel.say_closed()
+            self._drop(channel)
 
     def _drop(self, channel: Channel) -> None:
         if channel.closed:

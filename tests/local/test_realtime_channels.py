@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from realtime import RealtimeSubscribeStates
 
+from local.keys import Keys
 from local.realtime import session
 from tests.local.realtime import administrator, listen, socket, stack_with_notes, until, watch, write_notes
 from tests.support.stack import Stack
@@ -23,15 +25,56 @@ async def stack(database_url: str) -> AsyncGenerator[Stack]:
 
 async def test_a_channel_ends_when_its_token_does(stack: Stack) -> None:
     owner = await stack.sign_up()
-    claims = {"sub": owner.user_id, "role": "authenticated", "aud": "authenticated", "exp": int(time.time()) - 29}
+    claims = {"sub": owner.user_id, "role": "authenticated", "aud": "authenticated", "exp": int(time.time()) + 3}
     token = stack.keys.sign_jwt(claims)
     async with socket(stack) as client:
         joined = await client.join("room", access_token=token)
         told, closed = await client.hear("system"), await client.frame("phx_close")
 
     assert joined["status"] == "ok"
-    assert (told["extension"], told["message"]) == ("system", "Token has expired")
+    assert told["extension"] == "system"
+    assert re.fullmatch(r"Token has expired \d+ seconds ago", told["message"])
     assert closed["ref"] == "1"
+
+
+@pytest.mark.parametrize("again", ["welcome", "refused"])
+async def test_a_join_on_a_joined_topic_ends_the_first_and_says_so_after_its_answer(stack: Stack, again: str) -> None:
+    async with socket(stack) as client:
+        await client.join("room")
+        second = await client.join("room", access_token=None if again == "welcome" else "potato")
+        closed = await client.frame("phx_close")
+        broadcast = await client.push("room", "broadcast", {"type": "broadcast", "event": "x", "payload": {}})
+        frames = await client.heard_by_now()
+
+    assert second == (
+        {"status": "ok", "response": {"postgres_changes": []}}
+        if again == "welcome"
+        else {"status": "error", "response": {"reason": "MalformedJWT: The token provided is not a valid JWT"}}
+    )
+    assert closed["ref"] == "1"
+    assert [frame["ref"] for frame in frames] == ([] if again == "welcome" else [broadcast])
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("potato", "MalformedJWT: The token provided is not a valid JWT"),
+        ("without exp", "InvalidJWTToken: Fields `role` and `exp` are required in JWT"),
+        ("of another", "JwtSignatureError: Failed to validate JWT signature"),
+        ("ended", r"InvalidJWTToken: Token has expired 1\d seconds ago"),
+    ],
+)
+async def test_a_join_with_a_token_that_is_no_good_says_why(stack: Stack, token: str, reason: str) -> None:
+    tokens = {
+        "without exp": stack.keys.sign_jwt({"role": "authenticated"}),
+        "of another": Keys(jwt_secret="x" * 32).sign_legacy_jwt({"role": "anon", "exp": int(time.time()) + 60}),
+        "ended": stack.keys.sign_jwt({"role": "authenticated", "exp": int(time.time()) - 10}),
+    }
+    async with socket(stack) as client:
+        joined = await client.join("room", access_token=tokens.get(token, token))
+
+    assert joined["status"] == "error"
+    assert re.fullmatch(reason, joined["response"]["reason"])
 
 
 async def test_a_number_beyond_64_bits_in_the_claims_keeps_nobody_out(stack: Stack) -> None:
@@ -105,7 +148,7 @@ async def test_a_token_that_is_no_good_ends_the_channel_with_a_system_message(st
     token, message = {
         "expired": (stack.keys.sign_jwt({"role": "authenticated", "exp": int(time.time()) - 3600}), "has expired"),
         "foreign": (owner.access_token[:-6] + "AAAAAA", "signature"),
-        "garbled": ("nonsense", "malformed"),
+        "garbled": ("nonsense", "not a valid JWT"),
         "stranger": (stranger.access_token, "You do not have permissions to read from this Channel topic"),
     }[kind]
     async with socket(stack) as client:
