@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -25,10 +26,26 @@ from local.ports import listening
 from local.postgres import EPHEMERAL_SETTINGS, PostgresServer
 from local.state import StackState
 
+MOST_OPEN_FILES = 65_536
+ENOUGH_OPEN_FILES = 4096  # a thousand sockets of Realtime, and whatever else a stack has open
 WATCH_SECONDS = 1.0
 LONGEST_WATCH_SECONDS = 10.0  # between tries to start a server that cannot be started
 
 _log = logging.getLogger("local.server")
+
+
+def allow_open_files() -> None:
+    """Raise how many files and sockets this process may have open to what the system allows it.
+
+    Many systems begin with 1,024 or fewer, and each client of Realtime is one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Where there is hardly a limit, no more than anybody needs: some programs walk over all that they might have open.
+    allowed = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < ENOUGH_OPEN_FILES:
+        _log.warning("Only %d files and sockets may be open at once; raise the limit (ulimit -n) for more.", allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,7 @@ async def running_stack(config: StackConfig) -> AsyncGenerator[RunningStack]:
 
 async def serve(config: StackConfig) -> None:
     """Run a stack until SIGINT or SIGTERM; bring a database server that died back up meanwhile."""
+    allow_open_files()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -16,7 +16,7 @@ from local.storage.buckets import Buckets
 from local.storage.changes import Changes
 from local.storage.database import Database
 from local.storage.downloads import Downloads
-from local.storage.errors import StorageError, answering_errors, not_supported
+from local.storage.errors import StorageError, answering_errors, feature_not_enabled, not_supported
 from local.storage.files import Files
 from local.storage.listing import Lists
 from local.storage.service import Storage
@@ -26,14 +26,9 @@ from local.storage.uploads import Uploads
 PREFIX = "/storage/v1"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
-_UNSUPPORTED = {
-    "render": "image transformation",
-    "upload": "resumable uploads (TUS)",
-    "s3": "the S3 protocol",
-    "iceberg": "analytics buckets",
-    "vector": "vector buckets",
-    "cdn": "purging a cache: it has none",
-}
+# What a project of Supabase may have switched off: transformed images, the S3 protocol, analytics and vector buckets.
+_FEATURES = ("render", "s3", "iceberg", "vector")
+_UNSUPPORTED = {"upload": "resumable uploads (TUS)", "cdn": "purging a cache: it has none"}
 _DATABASE = """
 select system_identifier || '-' || oid from pg_control_system(), pg_database where datname = current_database()
 """
@@ -111,6 +106,10 @@ class _About:
                 Route(f"{prefix}/{path}/{{rest:key}}", answering_errors(self.unsupported), methods=METHODS)
                 for path in _UNSUPPORTED
             ),
+            *(
+                Route(f"{prefix}/{path}/{{rest:key}}", answering_errors(self.switched_off), methods=METHODS)
+                for path in _FEATURES
+            ),
         ]
 
     def rest(self, prefix: str) -> BaseRoute:
@@ -132,6 +131,9 @@ class _About:
 
     async def unsupported(self, request: Request) -> Response:
         raise not_supported(_UNSUPPORTED[request.url.path.removeprefix(f"{PREFIX}/").partition("/")[0]])
+
+    async def switched_off(self, _: Request) -> Response:
+        raise feature_not_enabled()
 
     async def not_served(self, request: Request) -> Response:
         message = f"Route {request.method}:{request.url.path.removeprefix(PREFIX)} not found"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from local.keys import InvalidToken, Keys, Refusal, claims_text
-from local.storage.errors import StorageError, access_denied, invalid_request
+from local.storage.errors import StorageError, access_denied
 
 _REFUSALS: dict[Refusal, str] = {
     "malformed": "Invalid Compact JWS",
@@ -36,9 +36,7 @@ def identify(keys: Keys, authorization: str | None) -> Caller:
     Raises:
         StorageError: no token, or none that holds now.
     """
-    if not authorization:
-        raise invalid_request("headers must have required property 'authorization'")
-    scheme, _, token = authorization.partition(" ")
+    scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer":
         raise access_denied(_REFUSALS["malformed"])
     try:

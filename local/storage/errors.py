@@ -95,6 +95,15 @@ def not_supported(feature: str) -> StorageError:
     return StorageError(409, "NotSupported", f"The embedded Storage does not support {feature}")
 
 
+def feature_not_enabled() -> StorageError:
+    return StorageError(403, "FeatureNotEnabled", "feature not enabled for this tenant", http_status=403)
+
+
+def precondition_failed() -> StorageError:
+    message = "At least one of the preconditions you specified did not hold"
+    return StorageError(412, "PreconditionFailed", message, http_status=412)
+
+
 def not_satisfiable(size: int) -> StorageError:
     headers = {"Content-Range": f"bytes */{size}"}
     message = "The requested range is not satisfiable"

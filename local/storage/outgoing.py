@@ -14,11 +14,13 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from local.storage.errors import StorageError, not_satisfiable
+from local.storage.errors import StorageError, not_satisfiable, precondition_failed
 from local.storage.names import check_header
 from local.storage.objects import StoredObject
 
 _CHUNK_BYTES = 256 * 1024
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110
+_NOT_IN_A_NAME = re.compile(r'[^ -~]|["\\]')
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -28,10 +30,12 @@ def file_response(
     """Answer with the file, which is closed when it is sent.
 
     Raises:
-        StorageError: InvalidRange if no byte of the file was asked for.
+        StorageError: PreconditionFailed if it is not the version that the client wants; InvalidRange if no byte of it
+            was asked for.
     """
     size = os.fstat(file.fileno()).st_size
     try:
+        _check_preconditions(request, stored)
         headers = _headers(request, stored, expires)
         if _is_fresh(request, stored):
             file.close()
@@ -72,19 +76,40 @@ def _headers(request: Request, stored: StoredObject, expires: datetime | None) -
         "ETag": _etag(stored),
         "Last-Modified": format_datetime(stored.last_modified, usegmt=True),
     }
-    if expires is not None:
-        headers["Expires"] = format_datetime(expires, usegmt=True)
+    cache_control = _text(facts.get("cacheControl"), "no-cache")
+    if expires is None:
+        headers["Cache-Control"] = cache_control
     else:
-        headers["Cache-Control"] = _text(facts.get("cacheControl"), "no-cache")
+        headers["Expires"] = format_datetime(expires, usegmt=True)
+        if "no-transform" in cache_control.lower():
+            headers["Cache-Control"] = "no-transform"
     if encoding := _text(facts.get("contentEncoding"), ""):
         headers["Content-Encoding"] = encoding
     download = request.query_params.get("download")
     if download is not None:
-        name = quote(download, safe="")
-        headers["Content-Disposition"] = (
-            f"attachment; filename={name}; filename*=UTF-8''{name};" if name else "attachment;"
-        )
+        headers["Content-Disposition"] = _attachment(download)
     return headers
+
+
+def _attachment(name: str) -> str:
+    """Have a browser save the file by this name: in ASCII for old ones, and as it is (RFC 6266)."""
+    if not name:
+        return "attachment;"
+    plain = _NOT_IN_A_NAME.sub("_", name)
+    plain = plain if _TOKEN.fullmatch(plain) else f'"{plain}"'
+    return f"attachment; filename={plain}; filename*=UTF-8''{quote(name, safe='!')}"
+
+
+def _check_preconditions(request: Request, stored: StoredObject) -> None:
+    """Refuse if the client wants another version than the one that is there; the date counts only without an ETag."""
+    wanted = request.headers.get("if-match")
+    if wanted is not None:
+        if not {tag.strip() for tag in wanted.split(",")} & {"*", _etag(stored)}:
+            raise precondition_failed()
+        return
+    before = _date(request.headers.get("if-unmodified-since"))
+    if before is not None and stored.last_modified.replace(microsecond=0) > before:
+        raise precondition_failed()
 
 
 def _is_fresh(request: Request, stored: StoredObject) -> bool:

@@ -49,6 +49,6 @@ async def test_people_keep_files_in_their_own_folder(stack: Stack, docs: str) ->
         "refused": ("403", "AccessDenied"),
         "wrongType": ("415", "InvalidMimeType"),
         "tooLarge": ("413", "EntityTooLarge"),
-        "image": ("409", "NotSupported"),
+        "image": ("403", "FeatureNotEnabled"),
         "notEmpty": ("409", "ResourceNotEmpty"),
     }

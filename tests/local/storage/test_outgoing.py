@@ -87,6 +87,48 @@ async def test_a_copy_that_the_client_has_is_not_sent_again(visitor: httpx.Async
     assert (await visitor.get(URL, headers={"if-none-match": etag})).status_code == 200
 
 
+async def test_another_version_than_the_one_that_is_wanted_is_not_sent(visitor: httpx.AsyncClient, bucket: Any) -> None:
+    etag = (await visitor.get(URL)).headers["etag"]
+    old = "Thu, 01 Jan 1970 00:00:00 GMT"
+    for condition in ({"if-match": '"other"', "range": "bytes=0-9"}, {"if-unmodified-since": old}):
+        answer = await visitor.get(URL, headers={**condition, "if-none-match": etag})
+        assert (answer.status_code, answer.json()["code"]) == (412, "PreconditionFailed")
+    for condition in ({"if-match": f'"other", {etag}', "if-unmodified-since": old}, {"if-match": "*"}):
+        assert (await visitor.get(URL, headers={**condition, "range": "bytes=0-9"})).content == CONTENT[:10]
+
+
+@pytest.mark.parametrize(
+    ("name", "disposition"),
+    [
+        ("report.pdf", "attachment; filename=report.pdf; filename*=UTF-8''report.pdf"),
+        ("a*b (1).txt", "attachment; filename=\"a*b (1).txt\"; filename*=UTF-8''a%2Ab%20%281%29.txt"),
+        (
+            'naïve "x"\r\n.txt',
+            "attachment; filename=\"na_ve _x___.txt\"; filename*=UTF-8''na%C3%AFve%20%22x%22%0D%0A.txt",
+        ),
+        ("", "attachment;"),
+    ],
+    ids=["token", "quoted", "not ascii", "none"],
+)
+async def test_a_download_is_saved_by_the_name_that_was_asked(
+    visitor: httpx.AsyncClient, bucket: Any, name: str, disposition: str
+) -> None:
+    answer = await visitor.get(URL, params={"download": name})
+    assert answer.headers["content-disposition"] == disposition
+
+
+async def test_a_signed_url_keeps_no_transform_of_what_was_said_of_caches(
+    visitor: httpx.AsyncClient, http: httpx.AsyncClient, bucket: Any
+) -> None:
+    for name, said in (("plain", "max-age=60"), ("kept", "max-age=60, no-transform")):
+        await http.post(f"/object/open/{name}", content=b"x", headers={"cache-control": said})
+    caches = [
+        (await visitor.get((await bucket.create_signed_url(name, 60))["signedURL"])).headers.get("cache-control")
+        for name in ("plain", "kept")
+    ]
+    assert caches == [None, "no-transform"]
+
+
 async def test_a_file_is_served_as_it_was_uploaded(
     visitor: httpx.AsyncClient, http: httpx.AsyncClient, bucket: Any
 ) -> None:
