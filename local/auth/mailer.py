@@ -5,7 +5,8 @@ A mail is returned and not posted, since its token counts only once the caller's
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+import re
+from urllib.parse import quote, urlencode
 
 from local.auth import addresses, flows
 from local.auth.context import AuthContext, reload
@@ -16,6 +17,7 @@ from local.auth.one_time_tokens import EMAIL_CHANGE_TOKENS, Issued, TokenType
 from local.auth.outbox import Kind, Mail
 from local.auth.users import User
 
+_NOT_PLAIN = re.compile(r"[^!-~]|[&=#+%]")  # what would end the parameter, or be read as something else
 TOKEN_OF: dict[Kind, TokenType] = {
     "signup": "confirmation_token",
     "invite": "confirmation_token",
@@ -62,8 +64,10 @@ def flow_method(kind: Kind) -> str:
 
 def action_link(context: AuthContext, issued: Issued, kind: Kind, redirect_to: str) -> str:
     """The link that a mail asks to follow."""
-    query = urlencode({"token": issued.link_token, "type": kind, "redirect_to": redirect_to})
-    return f"{context.services.config.auth_url}/verify?{query}"
+    # GoTrue leaves a plain URL as it is, and applications look for it in the link.
+    query = urlencode({"token": issued.link_token, "type": kind})
+    target = quote(redirect_to, safe="") if _NOT_PLAIN.search(redirect_to) else redirect_to
+    return f"{context.services.config.auth_url}/verify?{query}&redirect_to={target}"
 
 
 async def _recipients(context: AuthContext, cursor: Cursor, user: User, kind: Kind) -> list[tuple[TokenType, str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from local.keys import InvalidToken, Keys, Refusal, claims_text
 from local.storage.errors import StorageError, access_denied
 
+_BEARER = re.compile(r"\s*bearer\s+", re.IGNORECASE)
 _REFUSALS: dict[Refusal, str] = {
     "malformed": "Invalid Compact JWS",
     "signature": "signature verification failed",
@@ -36,11 +38,10 @@ def identify(keys: Keys, authorization: str | None) -> Caller:
     Raises:
         StorageError: no token, or none that holds now.
     """
-    scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise access_denied(_REFUSALS["malformed"])
+    # As Storage's own server, which takes a bare token too.
+    token = _BEARER.sub("", authorization or "", count=1).strip()
     try:
-        claims = keys.verify_jwt(token.strip())
+        claims = keys.verify_jwt(token)
     except InvalidToken as exc:
         raise access_denied(_REFUSALS[exc.reason]) from exc
     role, subject = claims.get("role", "anon"), claims.get("sub")

@@ -131,13 +131,11 @@ class Downloads:
                 "bucket_id": stored.bucket_id,
                 "size": facts.get("size"),
                 "content_type": facts.get("mimetype"),
-                "content_encoding": facts.get("contentEncoding"),
                 "cache_control": facts.get("cacheControl"),
                 "etag": facts.get("eTag"),
                 "metadata": stored.user_metadata,
                 "last_modified": timestamp(stored.last_modified),
                 "created_at": timestamp(stored.created_at),
-                "updated_at": timestamp(stored.updated_at),
             }
         )
 

@@ -122,8 +122,12 @@ class Lists:
         has_next = len(rows) > limit
         answer: dict[str, Any] = {
             "hasNext": has_next,
-            "folders": [{"name": row["name"], "key": row["name"]} for row in page if row["id"] is None],
-            "objects": [{**_entry(row), "key": row["name"]} for row in page if row["id"] is not None],
+            "folders": [{"name": row["name"], "key": _last_part(row["name"])} for row in page if row["id"] is None],
+            "objects": [
+                {**_entry(row), "key": _last_part(row["name"]) if body.with_delimiter else row["name"]}
+                for row in page
+                if row["id"] is not None
+            ],
         }
         if has_next:
             answer["nextCursor"] = cursor.after(page[-1]).encode()
@@ -171,6 +175,11 @@ def _order(column: str, order: Order) -> Composed:
     direction = SQL("desc" if order == "desc" else "asc")
     by_name = SQL('name collate "C" {}').format(direction)
     return by_name if column == "name" else SQL("{} {}, {}").format(Identifier(column), direction, by_name)
+
+
+def _last_part(name: str) -> str:
+    """What an object or a folder is called within its folder."""
+    return name.rstrip("/").rpartition("/")[2]
 
 
 def _entry(row: DictRow) -> dict[str, Any]:

@@ -90,6 +90,21 @@ class TestGenerateLink:
         client = await stack.client()
         assert (await client.auth.sign_in_with_password({"email": email, "password": PASSWORD})).session
 
+    @pytest.mark.parametrize(
+        ("target", "written"),
+        [
+            ("http://localhost:3000/welcome", "http://localhost:3000/welcome"),
+            ("http://localhost:3000/?a=b+c&d=%20#e", "http%3A%2F%2Flocalhost%3A3000%2F%3Fa%3Db%2Bc%26d%3D%2520%23e"),
+        ],
+        ids=["plain", "with a query"],
+    )
+    async def test_where_a_link_leads_stands_in_it_as_it_is_if_it_can(self, stack, admin, target, written):
+        link = {"type": "magiclink", "email": new_email(), "options": {"redirect_to": target}}
+        made = await admin.auth.admin.generate_link(link)
+        assert made.properties.action_link.endswith(f"&redirect_to={written}")
+        landing = await follow(made.properties.action_link)
+        assert landing.url == target.split("?")[0]
+
     @pytest.mark.parametrize("kind", ["signup", "invite", "magiclink"])
     async def test_who_is_made_by_a_link_has_the_metadata_as_it_was_given(self, admin, kind):
         link = {"type": kind, "email": new_email(), "password": PASSWORD, "options": {"data": {"status": "alpha"}}}

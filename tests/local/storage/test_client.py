@@ -155,6 +155,19 @@ async def test_remove_tells_what_is_gone(box: Any, files: Path, http: httpx.Asyn
     assert files_below(files) == []
 
 
+async def test_what_is_told_of_an_object_is_what_storage_tells(box: Any) -> None:
+    await box.upload("a", CONTENT)
+    assert set(await box.info("a")) == {
+        "id", "name", "version", "bucket_id", "size", "content_type", "cache_control", "etag", "metadata",
+        "last_modified", "created_at",
+    }  # fmt: skip
+
+
+async def test_a_token_is_taken_without_its_scheme_too(visitor: httpx.AsyncClient, stack: Stack, box: Any) -> None:
+    answer = await visitor.get("/bucket/box", headers={"authorization": stack.keys.service_role_key})
+    assert answer.json()["id"] == "box"
+
+
 async def test_a_folder_is_listed_in_order_and_in_pages(box: Any) -> None:
     for name in ("top", "docs/b.txt", "docs/a.txt", "docs/deep/x", "docs/deep/y", "docs/Alpha", "documents"):
         await box.upload(name, CONTENT)
@@ -206,12 +219,14 @@ async def test_list_v2_folds_folders_and_goes_on_behind_them(box: Any) -> None:
     for name in ("a", "b/1", "b/2", "b/3/x", "c"):
         await box.upload(name, CONTENT)
     first = await box.list_v2({"with_delimiter": True, "limit": 2})
-    assert ([entry.name for entry in first.objects], [entry.key for entry in first.folders]) == (["a"], ["b/"])
+    assert ([entry.name for entry in first.objects], [entry.name for entry in first.folders]) == (["a"], ["b/"])
+    assert [entry.key for entry in (*first.objects, *first.folders)] == ["a", "b"]
     second = await box.list_v2({"with_delimiter": True, "limit": 2, "cursor": first.nextCursor})
     assert ([entry.name for entry in second.objects], second.folders, second.hasNext) == (["c"], [], False)
     inside = await box.list_v2({"with_delimiter": True, "prefix": "b/"})
     assert [entry.name for entry in inside.objects] == ["b/1", "b/2"]
     assert [entry.name for entry in inside.folders] == ["b/3/"]
+    assert [entry.key for entry in (*inside.objects, *inside.folders)] == ["1", "2", "3"]
 
 
 async def test_a_signed_url_opens_one_object_to_anybody(box: Any, visitor: httpx.AsyncClient) -> None:
