@@ -74,14 +74,16 @@ class Session:
             self._reply(message, "error", {"reason": "TopicNameRequired: You must provide a topic name"})
             return
         # A client that lost patience joins again without leaving. The new join takes the place of the old one, whose
-        # end is told after the answer, as Phoenix does.
+        # end is told after the answer, as Phoenix does; but not in protocol 1.0.0, whose frames do not say which join
+        # they are for: its clients take that end for the new join's, and supabase-py never comes back from it.
         before = self._channels.get(message.topic)
         if before is None:
             await self._enter(topic, message)
             return
         self._drop(before)
         await self._enter(topic, message)
-        before.say_closed()
+        if self._outlet.version == "2.0.0":
+            before.say_closed()
 
     async def _enter(self, topic: str, message: Message) -> None:
         if len(self._channels) >= CHANNELS_PER_SOCKET:
