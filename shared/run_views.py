@@ -149,7 +149,7 @@ class Step(Record):
     output: Object | None
     error: Object | None
     waits_for: WaitsFor | None
-    available_at: Time = Field(description="When a pending step is tried, or a timer ends")
+    available_at: Time | None = Field(description="When a pending step is tried, or a wait ends; else null")
     credits_spent: Credits
     started_at: Time | None
     finished_at: Time | None

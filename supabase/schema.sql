@@ -406,8 +406,7 @@ begin
           error = f.error,
           waits_for = f.waits_for,
           available_at = case when f.status in ('pending', 'running') then
-            case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
-            else s.available_at end,
+            case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end end,
           credits_spent = s.credits_spent + f.credits,
           finished_at = case when f.status not in ('pending', 'running') then v_now end,
           finished_revision = case when f.status not in ('pending', 'running') then v_revisions[f.at] end
@@ -422,9 +421,9 @@ begin
         from done d where d.credits > 0
     ), started as (
       insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-          effect_key, input, timeout_seconds, credits_bound, available_at, created_at, started_at)
+          effect_key, input, timeout_seconds, credits_bound, created_at, started_at)
         select v_ids[s.at], s.step_no, v_accounts[s.at], s.key, s.kind, s.name, s.phase, 'running', s.max_attempts,
-          s.effect, s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now, v_now
+          s.effect, s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now
         from jsonb_to_recordset(p_batch -> 'start') as s (
           at integer, step_no integer, key text, kind text, name text, phase text, max_attempts integer,
           effect public.step_effect, effect_key uuid, input jsonb, timeout_seconds double precision,
@@ -454,7 +453,8 @@ begin
     end if;
     if p_batch ? 'restart' then
       update public.agent_steps t
-        set status = 'running', started_at = v_now, credits_bound = s.credits_bound, waits_for = null
+        set status = 'running', started_at = v_now, credits_bound = s.credits_bound, waits_for = null,
+            available_at = null
         from jsonb_to_recordset(p_batch -> 'restart') as s (at integer, step_no integer, credits_bound bigint)
         where (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
           and t.run_id = v_ids[s.at] and t.step_no = s.step_no;
@@ -817,7 +817,7 @@ declare
   v_now timestamptz := private.clock();
 begin
   update public.agent_steps s
-    set status = 'cancelled', finished_at = v_now, waits_for = null, finished_revision = r.revision
+    set status = 'cancelled', finished_at = v_now, waits_for = null, available_at = null, finished_revision = r.revision
     from public.agent_runs r
     where r.id = any (p_run_ids) and s.run_id = r.id and s.status in ('pending', 'running');
   update public.human_requests set status = 'cancelled'
@@ -3245,7 +3245,7 @@ begin
     set status = 'answered', response = p_response, responded_by = (select auth.uid()), responded_at = v_now
     where id = v_request.id;
   update public.agent_steps
-    set status = 'completed', output = jsonb_build_object('response', p_response), waits_for = null,
+    set status = 'completed', output = jsonb_build_object('response', p_response), waits_for = null, available_at = null,
         finished_at = v_now, finished_revision = v_run.revision + 1
     where run_id = p_run_id and step_no = v_request.step_no;
   insert into public.agent_messages (run_id, account_id, step_no, role, content)
@@ -3375,9 +3375,9 @@ begin
   -- The step at the fork, and siblings that did not complete either, are tried again under their old effect_key, so that
   -- a provider can tell a repeat.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound, created_at)
+      effect_key, input, timeout_seconds, credits_bound, available_at, created_at)
     select v_new.id, step_no, account_id, key, kind, name, phase, 'pending', max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound, created_at
+      effect_key, input, timeout_seconds, credits_bound, private.clock(), created_at
     from public.agent_steps
     where run_id = p_run_id
       and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and created_at < v_fork_ended));
@@ -3684,7 +3684,8 @@ declare
   v_status public.run_status;
 begin
   update public.agent_steps s
-    set status = 'completed', output = p_payload, waits_for = null, finished_at = v_now, finished_revision = r.revision + 1
+    set status = 'completed', output = p_payload, waits_for = null, available_at = null, finished_at = v_now,
+        finished_revision = r.revision + 1
     from public.agent_runs r
     where r.id = p_run_id and s.run_id = r.id and s.step_no = p_step_no and s.status = 'running'
       and s.waits_for = 'event';
@@ -4727,7 +4728,7 @@ CREATE TABLE public.agent_steps (
     output jsonb,
     error jsonb,
     waits_for public.step_wait,
-    available_at timestamp with time zone DEFAULT private.clock() NOT NULL,
+    available_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT private.clock() NOT NULL,
     timeout_seconds double precision NOT NULL,
     credits_bound bigint DEFAULT 0 NOT NULL,
@@ -4746,6 +4747,8 @@ COMMENT ON COLUMN public.agent_steps.key IS 'The engine''s name of the step, the
 COMMENT ON COLUMN public.agent_steps.attempt IS 'Tries so far; each is booked apart. failed_attempts counts those that max_attempts limits.';
 
 COMMENT ON COLUMN public.agent_steps.effect_key IS 'What outward calls carry as idempotency key; attempts and retry keep it.';
+
+COMMENT ON COLUMN public.agent_steps.available_at IS 'When a pending step is tried, or a wait ends; infinity until the event. Null while it is performed and when it has ended.';
 
 COMMENT ON COLUMN public.agent_steps.created_at IS 'When it was first started; started_at moves with every try.';
 

@@ -155,7 +155,7 @@ create table public.agent_steps (
   output jsonb,
   error jsonb,
   waits_for public.step_wait,
-  available_at timestamptz not null default private.clock(),
+  available_at timestamptz,
   created_at timestamptz not null default private.clock(),
   timeout_seconds double precision not null,
   credits_bound bigint not null default 0,
@@ -170,6 +170,8 @@ comment on table public.agent_steps is 'A unit of work with a stored result, num
 comment on column public.agent_steps.key is 'The engine''s name of the step, the same whenever the same decision is drawn.';
 comment on column public.agent_steps.attempt is 'Tries so far; each is booked apart. failed_attempts counts those that max_attempts limits.';
 comment on column public.agent_steps.effect_key is 'What outward calls carry as idempotency key; attempts and retry keep it.';
+comment on column public.agent_steps.available_at is
+  'When a pending step is tried, or a wait ends; infinity until the event. Null while it is performed and when it has ended.';
 comment on column public.agent_steps.created_at is 'When it was first started; started_at moves with every try.';
 comment on column public.agent_steps.credits_bound is
   'What it may cost; reserved in the run while it is performed, not while it waits.';

@@ -11,7 +11,7 @@ declare
   v_now timestamptz := private.clock();
 begin
   update public.agent_steps s
-    set status = 'cancelled', finished_at = v_now, waits_for = null, finished_revision = r.revision
+    set status = 'cancelled', finished_at = v_now, waits_for = null, available_at = null, finished_revision = r.revision
     from public.agent_runs r
     where r.id = any (p_run_ids) and s.run_id = r.id and s.status in ('pending', 'running');
   update public.human_requests set status = 'cancelled'

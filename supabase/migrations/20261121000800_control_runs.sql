@@ -106,7 +106,7 @@ begin
     set status = 'answered', response = p_response, responded_by = (select auth.uid()), responded_at = v_now
     where id = v_request.id;
   update public.agent_steps
-    set status = 'completed', output = jsonb_build_object('response', p_response), waits_for = null,
+    set status = 'completed', output = jsonb_build_object('response', p_response), waits_for = null, available_at = null,
         finished_at = v_now, finished_revision = v_run.revision + 1
     where run_id = p_run_id and step_no = v_request.step_no;
   insert into public.agent_messages (run_id, account_id, step_no, role, content)

@@ -70,9 +70,9 @@ begin
   -- The step at the fork, and siblings that did not complete either, are tried again under their old effect_key, so that
   -- a provider can tell a repeat.
   insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound, created_at)
+      effect_key, input, timeout_seconds, credits_bound, available_at, created_at)
     select v_new.id, step_no, account_id, key, kind, name, phase, 'pending', max_attempts, effect,
-      effect_key, input, timeout_seconds, credits_bound, created_at
+      effect_key, input, timeout_seconds, credits_bound, private.clock(), created_at
     from public.agent_steps
     where run_id = p_run_id
       and (step_no = v_fork or (step_no > v_fork and status in ('failed', 'cancelled') and created_at < v_fork_ended));

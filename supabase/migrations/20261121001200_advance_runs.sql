@@ -123,8 +123,7 @@ begin
           error = f.error,
           waits_for = f.waits_for,
           available_at = case when f.status in ('pending', 'running') then
-            case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end
-            else s.available_at end,
+            case when f.available_in is null then 'infinity' else v_now + make_interval(secs => f.available_in) end end,
           credits_spent = s.credits_spent + f.credits,
           finished_at = case when f.status not in ('pending', 'running') then v_now end,
           finished_revision = case when f.status not in ('pending', 'running') then v_revisions[f.at] end
@@ -139,9 +138,9 @@ begin
         from done d where d.credits > 0
     ), started as (
       insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, phase, status, max_attempts, effect,
-          effect_key, input, timeout_seconds, credits_bound, available_at, created_at, started_at)
+          effect_key, input, timeout_seconds, credits_bound, created_at, started_at)
         select v_ids[s.at], s.step_no, v_accounts[s.at], s.key, s.kind, s.name, s.phase, 'running', s.max_attempts,
-          s.effect, s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now, v_now
+          s.effect, s.effect_key, coalesce(s.input, '{}'), s.timeout_seconds, s.credits_bound, v_now, v_now
         from jsonb_to_recordset(p_batch -> 'start') as s (
           at integer, step_no integer, key text, kind text, name text, phase text, max_attempts integer,
           effect public.step_effect, effect_key uuid, input jsonb, timeout_seconds double precision,
@@ -171,7 +170,8 @@ begin
     end if;
     if p_batch ? 'restart' then
       update public.agent_steps t
-        set status = 'running', started_at = v_now, credits_bound = s.credits_bound, waits_for = null
+        set status = 'running', started_at = v_now, credits_bound = s.credits_bound, waits_for = null,
+            available_at = null
         from jsonb_to_recordset(p_batch -> 'restart') as s (at integer, step_no integer, credits_bound bigint)
         where (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
           and t.run_id = v_ids[s.at] and t.step_no = s.step_no;

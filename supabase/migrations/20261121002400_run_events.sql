@@ -38,7 +38,8 @@ declare
   v_status public.run_status;
 begin
   update public.agent_steps s
-    set status = 'completed', output = p_payload, waits_for = null, finished_at = v_now, finished_revision = r.revision + 1
+    set status = 'completed', output = p_payload, waits_for = null, available_at = null, finished_at = v_now,
+        finished_revision = r.revision + 1
     from public.agent_runs r
     where r.id = p_run_id and s.run_id = r.id and s.step_no = p_step_no and s.status = 'running'
       and s.waits_for = 'event';
