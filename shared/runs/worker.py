@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -59,7 +60,7 @@ class WorkerOptions:
     lease_seconds: float = 15.0
     heartbeat_seconds: float = 2.0
     poll_seconds: float = 5.0
-    longest_step_seconds: float = float("inf")
+    longest_step_seconds: float = inf
     snapshot_steps: int = SNAPSHOT_STEPS
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}")
 
@@ -99,7 +100,7 @@ class Worker:
         self._unsent: set[RunId] = set()
         self._suspects: set[RunId] = set()
         self._next_due: float | None = None
-        self._until = float("inf")
+        self._until = inf
         self._failures = 0
         self._beats_failed = False
         self._broken: BaseException | None = None
@@ -171,6 +172,8 @@ class Worker:
         self.stop()
 
     def seconds_left(self) -> float:
+        if self._until == inf:
+            return inf
         return self._until - asyncio.get_running_loop().time() - DEADLINE_MARGIN_SECONDS
 
     # -- claiming -----------------------------------------------------------------------------------------------
