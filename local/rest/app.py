@@ -80,7 +80,15 @@ class _RestApi:
             plan = await self.cache.resolve(lambda catalog: planner(catalog, asked))
             role_settings = self.cache.catalog.role_settings.get(caller.role, {})
             settings = request_settings(request, asked, caller, config, [*role_settings.items()])
-            return await run(self._pool, plan, settings=[*settings, *plan.settings], pre_request=config.pre_request)
+            rolls_back = asked.preferences.rolls_back
+            rolls_back = config.rolls_back if rolls_back is None else rolls_back
+            return await run(
+                self._pool,
+                plan,
+                settings=[*settings, *plan.settings],
+                pre_request=config.pre_request,
+                ending=b"rollback" if rolls_back else b"commit",
+            )
 
     async def _allow(self, request: Request, methods: Methods) -> Response:
         schema = requested_schema(request, self.cache.catalog.config)

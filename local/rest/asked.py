@@ -24,16 +24,21 @@ _READS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`name` is the relation or function; `content_type` has no parameters; `media` is chosen by `negotiated`."""
+    """`name` is the relation or function; `content_type` has no parameters; `media` is chosen by `negotiated`.
+    `profile` is the schema where the answer has to name it.
+    """
 
     method: str
     schema: str
     name: str
+    is_call: bool
     query: Query
+    query_string: str
     preferences: Preferences
     accept: str | None
     content_type: str
     body: bytes
+    profile: str | None
     media: Media = JSON
 
     @property
@@ -64,18 +69,22 @@ async def read_request(request: Request, config: Config, *, name: str, is_call: 
     if "%00" in request.url.query:
         raise errors.zero_byte()
     preferred = headers.getlist("prefer")
-    query = parse_parameters(_pairs(request.url.query), is_call=is_call and is_read)
+    query_string = request.url.query
+    query = parse_parameters(_pairs(query_string), is_call=is_call and is_read)
     if method == "GET" and "range" in headers:
         apply_range_header(query.root, headers["range"])
     return Asked(
         method=method,
         schema=schema,
         name=name,
+        is_call=is_call,
         query=query,
-        preferences=Preferences.parse(preferred) if preferred else NO_PREFERENCES,
+        query_string=query_string,
+        preferences=Preferences.parse(preferred, allows_tx=config.allows_tx) if preferred else NO_PREFERENCES,
         accept=headers.get("accept"),
         content_type=headers.get("content-type", "application/json").partition(";")[0].strip().lower(),
         body=b"" if is_read else await read_body(request),
+        profile=schema if len(config.schemas) > 1 else None,
     )
 
 

@@ -42,7 +42,8 @@ def plan_call(catalog: Catalog, asked: Asked) -> Plan:
             "Function must return SETOF or TABLE when max-affected preference is used with handling=strict",
         )
     rows, total = _rows(catalog, asked, function, parameters)
-    has_body = not (asked.is_head or _is_silent(asked, function))
+    is_silent = function.returns == "void"
+    has_body = not (asked.is_head or is_silent)
     statement = answers.answer(
         [SQL("{} as ({})").format(_CALL, call)],
         rows,
@@ -52,7 +53,7 @@ def plan_call(catalog: Catalog, asked: Asked) -> Plan:
 
     def answer(outcome: Outcome) -> Response:
         responses.require_max_affected(asked, outcome)
-        if _is_silent(asked, function):
+        if is_silent:
             return responses.respond(asked, 204, None)
         if asked.media.kind == "raw":
             body = bytes.fromhex(outcome.body.decode()) if function.media_is_bytes else outcome.body
@@ -120,10 +121,6 @@ def _page(scope: Scope, limit: int | None, parameters: Parameters) -> Composable
     if not limits:
         return NOTHING
     return SQL(" limit {} offset {}").format(parameters.bind(min(limits)), parameters.bind(scope.offset))
-
-
-def _is_silent(asked: Asked, function: Function) -> bool:
-    return function.returns == "void" or asked.preferences.returns == "minimal"
 
 
 def _body(asked: Asked, function: Function) -> Composable:

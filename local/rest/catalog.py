@@ -101,6 +101,8 @@ class Config:
     extra_search_path: tuple[str, ...] = ("public", "extensions")
     max_rows: int | None = 1000  # hosted Supabase's; holds for reads and calls, not for writes
     pre_request: QualifiedName | None = None  # a function called before each request's own statement
+    rolls_back: bool = False  # what becomes of a transaction where the request does not say
+    allows_tx: bool = False  # whether `Prefer: tx=` may say
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ with config as (
     (select regexp_split_to_array(btrim(value), '\s*,\s*') from config where name = 'pgrst.db_schemas'), $1
   ) as schemas
 ), owned as (
-  select c.oid, n.nspname, c.relname, c.relkind, c.reltype
+  select c.oid, n.nspname, c.relname, c.relkind, c.reltype, c.relispartition
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'v', 'm', 'f', 'p') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
 ), relations as (
-  select owned.* from owned, exposed where nspname = any(exposed.schemas)
+  select owned.* from owned, exposed where nspname = any(exposed.schemas) and not owned.relispartition
 ), origins as (
   select json_build_object(
     'oid', o.oid::bigint,
@@ -52,9 +52,13 @@ with config as (
         'name', a.attname,
         'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
         'default', case
-          when a.attidentity <> '' then pg_catalog.format(
-            'nextval(%L::pg_catalog.regclass)',
-            pg_catalog.pg_get_serial_sequence(pg_catalog.format('%I.%I', r.nspname, r.relname), a.attname))
+          -- By the dependency: to look the sequence up by name takes a right on its schema.
+          when a.attidentity <> '' then (
+            select pg_catalog.format('nextval(%L::pg_catalog.regclass)', s.objid::pg_catalog.regclass)
+            from pg_catalog.pg_depend s
+            where s.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and s.refobjid = r.oid
+              and s.classid = s.refclassid and s.refobjsubid = a.attnum and s.deptype = 'i'
+          )
           when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid)
         end
       ) order by a.attnum), '[]')

@@ -65,11 +65,14 @@ def _config(given: Mapping[str, str], schemas: Sequence[str]) -> Config:
     max_rows = given.get("pgrst.db_max_rows", "")
     path = given.get("pgrst.db_extra_search_path")
     hook = given.get("pgrst.db_pre_request")
+    end = given.get("pgrst.db_tx_end", "")
     return Config(
         schemas=tuple(schemas),
         extra_search_path=default.extra_search_path if path is None else tuple(_listed(path)),
         max_rows=int(max_rows) if max_rows.isdigit() else default.max_rows,
         pre_request=_name(*hook.split(".", 1)) if hook and "." in hook else ("public", hook) if hook else None,
+        rolls_back=end in {"rollback", "rollback-allow-override"},
+        allows_tx=end.endswith("-allow-override"),
     )
 
 

@@ -71,7 +71,7 @@ class Row:
             value = SQL("to_jsonb({})").format(value)
         for step in field.path:
             arrow = SQL("->>") if step.as_text else SQL("->")
-            key = SQL("{}::int4") if isinstance(step.key, int) else SQL("{}::text")
+            key = SQL("{}::int4") if isinstance(step.key, int) else SQL("{}")
             value = SQL("{}{}{}").format(value, arrow, key.format(parameters.bind(step.key)))
         return value
 

@@ -119,8 +119,9 @@ def bad_body(message: str = "Empty or invalid json") -> ApiError:
     return ApiError(400, "PGRST102", message)
 
 
-def bad_range(details: str) -> ApiError:
-    return ApiError(416, "PGRST103", "Requested range not satisfiable", details=details)
+def bad_range(details: str, *, content_range: str | None = None) -> ApiError:
+    headers = None if content_range is None else {"Content-Range": content_range}
+    return ApiError(416, "PGRST103", "Requested range not satisfiable", details=details, headers=headers)
 
 
 def not_embedded(name: str) -> ApiError:
@@ -186,8 +187,8 @@ def of_database(exc: psycopg.Error, *, role: str) -> ApiError:
 
 
 def _status_of(code: str, message: str, role: str) -> int:
-    if code.startswith("PT") and code[2:].isdigit() and 200 <= int(code[2:]) <= 599:
-        return int(code[2:])
+    if code.startswith("PT"):
+        return int(code[2:]) if code[2:].isdigit() and 200 <= int(code[2:]) <= 599 else 500
     if code == "42501":
         return 401 if role == "anon" else 403
     if code == "22023" and _UNKNOWN_ROLE.search(message):

@@ -21,6 +21,7 @@ _JUNCTIONS = frozenset({"and", "or"})
 _SCOPED = frozenset({"order", "limit", "offset"})
 _INTEGER = re.compile(r"-?\d{1,18}")
 _LINE_BREAKS = re.compile(r"[\r\n\t]+")
+_BELOW_ZERO = "Limit should be greater than or equal to zero."
 _RANGE = re.compile(r"(\d{1,18})-(\d{1,18})?")
 
 
@@ -36,17 +37,22 @@ def parse_parameters(pairs: Iterable[tuple[str, str]], *, is_call: bool) -> Quer
 
 
 def apply_range_header(scope: Scope, header: str) -> None:
-    """Page by `Range: first-last` where the parameters do not page; another form is ignored, as RFC 9110 has it."""
+    """Narrow the page to `Range: first-last`; another form is ignored, as RFC 9110 has it."""
     found = _RANGE.fullmatch(header.strip().removeprefix("items="))
-    if found is None or scope.limit is not None or scope.offset:
+    if found is None:
         return
-    first, last = int(found[1]), found[2]
-    if last is not None and int(last) < first:
+    first, last = int(found[1]), None if found[2] is None else int(found[2])
+    if last is not None and last < first:
         raise errors.bad_range(
             "The lower boundary must be lower than or equal to the upper boundary in the Range header."
         )
-    scope.offset = first
-    scope.limit = None if last is None else int(last) - first + 1
+    if scope.limit == 0:
+        return
+    ends = [end for end in (last, None if scope.limit is None else scope.offset + scope.limit - 1) if end is not None]
+    scope.offset = max(first, scope.offset)
+    scope.limit = min(ends) - scope.offset + 1 if ends else None
+    if scope.limit is not None and scope.limit <= 0:
+        raise errors.bad_range(_BELOW_ZERO)
 
 
 class _Reader:
@@ -71,8 +77,7 @@ class _Reader:
             parsed = parse_select(_without_blanks(value))
             self._select = parsed if self._select is None else self._select
         elif key in {"columns", "on_conflict"}:
-            if value:
-                self._names.setdefault(key, parse_names(value, what=key))
+            self._names.setdefault(key, parse_names(value, what=key))
         elif self._is_call and not self._belongs_to_result(key, value):
             self._arguments.append((key, value))
         else:
@@ -100,12 +105,12 @@ class _Reader:
         if not _INTEGER.fullmatch(value):
             return  # PostgREST, too, takes a page that is no number for no page
         number = int(value)
-        if number < 0:
-            raise errors.bad_range(f"{name.capitalize()} should be greater than or equal to zero.")
-        if name == "limit":
-            scope.limit = number
+        if name == "offset":
+            scope.offset = max(number, 0)
+        elif number < 0:
+            raise errors.bad_range(_BELOW_ZERO)
         else:
-            scope.offset = number
+            scope.limit = number
 
     def _scope(self, path: Sequence[str]) -> Scope:
         return self._scopes.setdefault(tuple(path), Scope())

@@ -1,7 +1,7 @@
 """`select` with its embeds, as one SQL select.
 
-An embed is a lateral join that yields either a row (to-one) or an aggregated array (to-many), so a parent row
-is never multiplied and the page limit always counts parents.
+An embed is a lateral join that yields either a row (to-one) or aggregated arrays (to-many: one of its rows or, spread
+into the parent, one of each column), so a parent row is never multiplied and the page limit always counts parents.
 """
 
 from __future__ import annotations
@@ -167,17 +167,20 @@ class Reader:
         source, on = _source(way, parent), _on(way, parent.alias, row.alias)
         if way.junction is not None:
             source, on = self._over_junction(way, parent, row)
+        target = self._catalog.tables[way.target]
         reading = self._compose(
             source,
             row,
-            self._catalog.tables[way.target],
+            target,
             items=embed.items,
             path=path,
             scope=scope,
             on=on,
             limit=None if way.to_one else self._max_rows,
         )
-        return self._to_one(embed, reading) if way.to_one else self._to_many(embed, reading)
+        if way.to_one:
+            return self._to_one(embed, reading)
+        return self._to_many_spread(embed, reading, target) if embed.spread else self._to_many(embed, reading)
 
     def _over_junction(self, way: Relationship, parent: Row, row: Row) -> tuple[Composable, list[Composable]]:
         if way.junction is None:
@@ -202,8 +205,6 @@ class Reader:
         return _Joined(embed, items, join, SQL("{}.* is not distinct from null").format(alias))
 
     def _to_many(self, embed: Embed, reading: Reading) -> _Joined:
-        if embed.spread:
-            raise errors.aggregates_are_off()  # a to-many spread is an aggregate of every column
         alias = Identifier(self._alias())
         rows = SQL("{}.rows").format(alias)
         join = SQL(" {} join lateral (select json_agg({}.*) as rows from ({}) as {}) as {} on {}").format(
@@ -218,6 +219,39 @@ class Reader:
         if not _is_empty(embed):
             items = SQL("coalesce({}, '[]') as {}").format(rows, Identifier(embed.output_name))
         return _Joined(embed, items, join, SQL("{} is null").format(rows))
+
+    def _to_many_spread(self, embed: Embed, reading: Reading, target: Table) -> _Joined:
+        alias, names = self._alias(), self._output_names(embed.items, target)
+        arrays = [
+            SQL("coalesce(json_agg({}), '[]') as {}").format(Identifier(alias, name), Identifier(name))
+            for name in names
+        ]
+        count = Identifier(alias, "pgrst_count")
+        join = SQL(" {} join lateral (select {} from ({}) as {}) as {} on {}").format(
+            _join_kind(embed),
+            joined([SQL("count(*) as pgrst_count"), *arrays]),
+            reading.rows,
+            Identifier(alias),
+            Identifier(alias),
+            SQL("{} > 0").format(count) if embed.inner else SQL("true"),
+        )
+        items = joined(Identifier(alias, name) for name in names) if names else None
+        return _Joined(embed, items, join, SQL("{} = 0").format(count))
+
+    def _output_names(self, items: Sequence[SelectItem], table: Table) -> list[str]:
+        """What the columns of a select are called, with those that are spread into it."""
+        names: list[str] = []
+        for item in items:
+            if isinstance(item, Star):
+                names += table.columns
+            elif isinstance(item, Column):
+                names.append(item.output_name)
+            elif item.spread:
+                way = find_relationship(self._catalog, table, item.target, item.hint)
+                names += self._output_names(item.items, self._catalog.tables[way.target])
+            elif not _is_empty(item):
+                names.append(item.output_name)
+        return names
 
     def _scope(self, embed: Embed, path: Path) -> tuple[Path, Scope]:
         """The embed's own part of the query; by its alias, or by the target's name, which still works."""
@@ -276,18 +310,13 @@ def _named(items: Sequence[SelectItem], name: str) -> Embed | None:
 
 
 def _absence(asked: Comparison, embeds: Sequence[_Joined]) -> Composable | None:
-    """`embed=is.null` and `embed=not.is.null`, the only filters on an embed as a whole."""
+    """`embed=is.null` and `embed=not.is.null`, the only filters on an embed as a whole; others are on a column."""
+    operation = asked.operation
+    if asked.field.path or operation.operator != "is" or operation.value not in {"null", "not_null"}:
+        return None
     for joined_embed in embeds:
-        if asked.field.path or asked.field.name != joined_embed.embed.output_name:
+        if asked.field.name != joined_embed.embed.output_name:
             continue
-        operation = asked.operation
-        if operation.operator != "is" or operation.value not in {"null", "not_null"}:
-            raise errors.ApiError(
-                400,
-                "PGRST120",
-                f"Bad operator on the '{asked.field.name}' embedded resource",
-                details="Only is null or not is null filters are allowed on embedded resources",
-            )
         wants_absent = (operation.value == "null") != operation.negated
         return joined_embed.is_absent if wants_absent else SQL("not ({})").format(joined_embed.is_absent)
     return None

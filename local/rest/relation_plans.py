@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import quote
 
 import orjson
 from psycopg.sql import SQL, Composable, Identifier
@@ -95,6 +94,8 @@ def _plan_insert(catalog: Catalog, asked: Asked, table: Table) -> Plan:
     conflict = None
     if asked.preferences.resolution is not None:
         conflict = Conflict(asked.preferences.resolution, asked.query.on_conflict or table.primary_key)
+    if conflict is not None and not conflict.columns:
+        asked, conflict = replace(asked, preferences=asked.preferences.without("resolution")), None
     return _plan_creation(catalog, asked, table, payload, conflict)
 
 
@@ -124,6 +125,7 @@ def _plan_creation(
     put_keys: list[Comparison] | None = None,
 ) -> Plan:
     parameters = Parameters()
+    asked = replace(asked, preferences=asked.preferences.without("max-affected"))
     located = _located(asked, table)
     writer = Writer(catalog, table, located.query, parameters, is_returned=_is_returned(located))
     only = [
@@ -135,7 +137,9 @@ def _plan_creation(
     def answer(outcome: Outcome) -> Response:
         if put_keys is not None and outcome.row_count != 1:
             raise errors.ApiError(400, "PGRST115", "Payload values do not match URL in primary key column(s)")
-        headers = {"Content-Range": responses.content_range(0, 0, _counted(asked, outcome))}
+        headers = {}
+        if put_keys is None:
+            headers["Content-Range"] = responses.content_range(0, 0, _counted(asked, outcome))
         is_merge = conflict is not None and conflict.resolution == "merge-duplicates"
         status = 200 if is_merge and not outcome.inserted else 201
         if asked.preferences.returns == "headers-only":
@@ -244,7 +248,7 @@ def _located(asked: Asked, table: Table) -> Asked:
     return replace(
         asked,
         query=replace(asked.query, select=keys),
-        preferences=replace(asked.preferences, returns="representation", max_affected=None),
+        preferences=asked.preferences.having("return", "representation"),
         media=replace(_KEY_OBJECT, kind="array"),
     )
 
@@ -253,5 +257,5 @@ def _location(asked: Asked, outcome: Outcome) -> dict[str, str]:
     if outcome.row_count != 1 or not outcome.body:
         return {}
     (key,) = orjson.loads(outcome.body)
-    pairs = "&".join(f"{quote(name)}=eq.{quote(value or '')}" for name, value in key.items())
-    return {"Location": f"/{quote(asked.name)}?{pairs}"}
+    pairs = ((name, "is.null" if value is None else f"eq.{value}") for name, value in key.items())
+    return {"Location": responses.located(asked.name, pairs)}

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, quote
+
 from starlette.responses import Response
 
 from local.rest import errors
 from local.rest.asked import Asked
 from local.rest.transaction import Outcome
+
+# Which preferences an answer names, by what was done.
+_READ = frozenset({"count", "tx", "handling", "timezone"})
+_WRITTEN = _READ | {"return"}
+_APPLIED = {
+    "GET": _READ,
+    "HEAD": _READ,
+    "POST": _WRITTEN | {"resolution", "missing"},
+    "PUT": _WRITTEN,
+    "PATCH": _WRITTEN | {"missing", "max-affected"},
+    "DELETE": _WRITTEN | {"max-affected"},
+}
+_CALLED = _READ | {"max-affected"}
+_PLAIN = "!$&'()*+,;=:@ "  # what a name in a header's path is left with
 
 
 def page(asked: Asked, outcome: Outcome) -> Response:
@@ -18,10 +35,13 @@ def page(asked: Asked, outcome: Outcome) -> Response:
     """
     offset, count, total = asked.query.root.offset, outcome.row_count, _total(outcome)
     if total is not None and offset > total:
-        raise errors.bad_range(f"An offset of {offset} was requested, but there are only {total} rows.")
+        details = f"An offset of {offset} was requested, but there are only {total} rows."
+        raise errors.bad_range(details, content_range=content_range(0, 0, total))
     require_single(asked, outcome)
     is_partial = total is not None and count < total
     headers = {"Content-Range": content_range(offset, count, total)}
+    if not asked.is_call:
+        headers["Content-Location"] = _canonical(asked)
     return respond(asked, 206 if is_partial else 200, outcome.body, headers)
 
 
@@ -35,11 +55,14 @@ def _total(outcome: Outcome) -> int | None:
 def respond(asked: Asked, status: int, body: bytes | None, headers: dict[str, str] | None = None) -> Response:
     """Answer with `body` in the format asked for; None is an answer that has no body at all."""
     headers = dict(headers or {})
-    if asked.preferences.applied:
-        headers["Preference-Applied"] = asked.preferences.applied
+    applied = asked.preferences.applied(_CALLED if asked.is_call else _APPLIED[asked.method])
+    if applied:
+        headers["Preference-Applied"] = applied
     if body is None:
         return Response(None, status, headers)
     headers["Content-Type"] = asked.media.content_type
+    if asked.profile is not None:
+        headers["Content-Profile"] = asked.profile.encode().decode("latin-1")
     return Response(b"" if asked.is_head else body, status, headers)
 
 
@@ -63,3 +86,20 @@ def content_range(offset: int, count: int, total: int | None) -> str:
     """`first-last/total`, with `*` for what is empty or not known."""
     rows = f"{offset}-{offset + count - 1}" if count and total != 0 else "*"
     return f"{rows}/{'*' if total is None else total}"
+
+
+def located(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """The path of a relation with the parameters `pairs`."""
+    return f"/{quote(name, safe=_PLAIN)}?" + "&".join(f"{_encoded(key)}={_encoded(value)}" for key, value in pairs)
+
+
+def _canonical(asked: Asked) -> str:
+    """Where else the answer stands: the path with its parameters by name, the values of one together."""
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(asked.query_string, keep_blank_values=True):
+        values[name] = f"{values[name]},{value}" if name in values else value
+    return located(asked.name, sorted(values.items())).removesuffix("?")
+
+
+def _encoded(text: str) -> str:
+    return quote(text, safe="")

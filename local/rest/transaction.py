@@ -93,17 +93,23 @@ class Plan:
 
 
 async def run(
-    pool: Pool, plan: Plan, *, settings: Sequence[Setting], pre_request: QualifiedName | None = None
+    pool: Pool,
+    plan: Plan,
+    *,
+    settings: Sequence[Setting],
+    pre_request: QualifiedName | None = None,
+    ending: bytes = b"commit",
 ) -> Response:
     """Run `plan` under `settings`, applied in their order and for this transaction only.
 
-    `pre_request` is a function that is called before the statement, and may refuse the request.
+    `pre_request` is a function that is called before the statement, and may refuse the request. `ending` is the
+    last statement, where nothing was refused.
     """
     async with pool.connection() as connection:
-        outcome = await _send(connection, _statements(plan, settings, pre_request))
+        outcome = await _send(connection, _statements(plan, settings, pre_request, ending))
         response = outcome.override(plan.respond(outcome))
         if plan.commits_last:
-            await connection.execute(b"commit")
+            await connection.execute(ending)
         return response
 
 
@@ -117,12 +123,14 @@ class _Transaction:
     after: Sequence[Statement]
 
 
-def _statements(plan: Plan, settings: Sequence[Setting], pre_request: QualifiedName | None) -> _Transaction:
+def _statements(
+    plan: Plan, settings: Sequence[Setting], pre_request: QualifiedName | None, ending: bytes
+) -> _Transaction:
     values = [part for setting in settings for part in setting]
     before = [Statement(_begin(plan, settings)), Statement(_settings_statement(len(settings)), values)]
     if pre_request is not None:
         before.append(Statement(SQL("select {}()").format(qualified(pre_request)).as_bytes(None)))
-    return _Transaction(before, plan.statement, plan.explained, [] if plan.commits_last else [Statement(b"commit")])
+    return _Transaction(before, plan.statement, plan.explained, [] if plan.commits_last else [Statement(ending)])
 
 
 def _begin(plan: Plan, settings: Sequence[Setting]) -> bytes:

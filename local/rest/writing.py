@@ -146,8 +146,6 @@ class Writer:
         target = SQL(" ({})").format(joined(Identifier(key) for key in keys)) if keys else NOTHING
         if conflict.resolution == "ignore-duplicates":
             return SQL(" on conflict{} do nothing").format(target)
-        if not keys:
-            return NOTHING  # nothing can conflict that we know of; the database says so if it does
         assignments = (
             SQL("{} = {}").format(Identifier(column.name), Identifier("excluded", column.name)) for column in columns
         )

@@ -117,27 +117,75 @@ def test_an_order_has_direction_nulls_and_relation() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "column"),
-    [
-        ("select", "a,,b", 3),
-        ("select", "a(b", 4),
-        ("id", "equals.1", 1),
-        ("id", "eq", 3),
-        ("id", "in.(1,2", 8),
-        ("id", "in.(1)2", 7),
-        ("id", "is.nil", 4),
-        ("or", "(a.eq.1", 8),
-        ("or", "a.eq.1", 1),
-        ("order", "a.up", 2),
-    ],
-)
-def test_what_is_not_of_the_grammar_is_refused_with_its_place(key: str, value: str, column: int) -> None:
+NAME = "field name (* or [a..z0..9_$])"
+AFTER_FIELD = 'letter, digit, "-", "->>", "->", "::", ".", ")", "," or end of input'
+# Parameter, text -> the place that is refused, and the words for it.
+REFUSALS = [
+    ("select", "a,,b", 3, f'unexpected "," expecting "...", {NAME}, "*" or "count()"'),
+    ("select", "a(b", 4, f"unexpected end of input expecting {AFTER_FIELD}"),
+    ("select", "a(b[])", 4, f"unexpected '[' expecting {AFTER_FIELD}"),
+    ("select", "*!a", 2, """unexpected '!' expecting ")", "," or end of input"""),
+    ("select", "a->>--3", 6, 'unexpected "-" expecting digit'),
+    ("select", "a->-3x", 6, """unexpected 'x' expecting digit, "->", "::", ".", "," or end of input"""),
+    ("select", "a->(", 4, 'unexpected "(" expecting "-", digit or any non reserved character different from: .,>()'),
+    ("id", "7", 1, 'unexpected "7" expecting "not" or operator (eq, gt, ...)'),
+    ("id", "noop.7", 1, 'unexpected "o" expecting "not" or operator (eq, gt, ...)'),
+    ("id", "not.7", 5, 'unexpected "7" expecting operator (eq, gt, ...)'),
+    ("id", "not", 4, "unexpected end of input expecting delimiter (.)"),
+    ("id", "equals.1", 3, 'unexpected "u" expecting operator (eq, gt, ...)'),
+    ("id", "eq", 3, "unexpected end of input expecting operator (eq, gt, ...)"),
+    ("id", "eq().1", 4, 'unexpected ")" expecting operator (eq, gt, ...)'),
+    ("id", "is().1", 3, 'unexpected "(" expecting operator (eq, gt, ...)'),
+    ("id", "fts().1", 5, 'unexpected ")" expecting operator (eq, gt, ...)'),
+    ("id", "in.1", 4, 'unexpected "1" expecting "("'),
+    ("id", "in.(1,2", 8, 'unexpected end of input expecting "," or ")"'),
+    ("id", "in.(1)2", 7, "unexpected '2' expecting end of input"),
+    ("id", "is.nil", 5, 'unexpected "i" expecting isVal: (null, not_null, true, false, unknown)'),
+    ("or", "()", 4, f'unexpected ")" expecting {NAME}, negation operator (not) or logic operator (and, or)'),
+    ("or", "(a.eq.1", 10, 'unexpected end of input expecting "," or ")"'),
+    ("not.or", ")(", 7, 'unexpected ")" expecting "("'),
+    ("order", "a.ac", 3, 'unexpected "c" expecting "asc", "desc", "nullsfirst" or "nullslast"'),
+    ("order", "a.descc", 7, """unexpected 'c' expecting delimiter (.), "," or end of input"""),
+    ("order", "a.asc.nlsfst", 7, 'unexpected "l" expecting "nullsfirst" or "nullslast"'),
+    ("order", "a.nullslastt", 12, """unexpected 't' expecting "," or end of input"""),
+    (
+        "order",
+        "b(c,d)",
+        2,
+        """unexpected '(' expecting letter, digit, "-", "->>", "->", delimiter (.), "," or end of input""",
+    ),
+    ("columns", "", 1, f"unexpected end of input expecting {NAME}"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "column", "details"), REFUSALS)
+def test_what_is_not_of_the_grammar_is_refused_with_its_place(key: str, value: str, column: int, details: str) -> None:
     with pytest.raises(ApiError) as refusal:
         parse_parameters([(key, value)], is_call=False)
 
     assert refusal.value.code == "PGRST100"
-    assert f"(line 1, column {column})" in refusal.value.message
+    assert refusal.value.details == details
+    assert refusal.value.message.endswith(f' ({value})" (line 1, column {column})')
+
+
+def test_what_follows_the_end_of_all_is_ignored_as_postgrest_does() -> None:
+    assert parse_select("a,b(c))") == parse_select("a,b(c)")
+    assert parse_junction("(a.eq.1))", kind="or", negated=False) == parse_junction("(a.eq.1)", kind="or", negated=False)
+
+
+def test_blanks_around_a_junctions_parts_are_no_part_of_them() -> None:
+    spaced = "( and ( a.in.( 1,2 ) , b.is.null ) , not.or ( c.eq.3,d.eq.4 ) )"
+
+    assert parse_junction(spaced, kind="and", negated=False) == parse_junction(
+        "(and(a.in.(1,2 ),b.is.null),not.or(c.eq.3,d.eq.4 ))", kind="and", negated=False
+    )
+
+
+def test_a_json_key_may_hold_what_a_name_may_not() -> None:
+    (column,) = parse_select("data->!@#$%^&*_d->>k-2")
+
+    assert isinstance(column, Column)
+    assert column.field == Field("data", (JsonStep("!@#$%^&*_d", as_text=False), JsonStep("k-2", as_text=True)))
 
 
 @pytest.mark.parametrize("text", ["(" * 5000, "a(" * 5000])
