@@ -38,6 +38,7 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "jit": "off",
+    "default_text_search_config": "pg_catalog.english",  # as on Supabase
     "scram_iterations": "1",  # the password is published; the default 4096 cost 4 ms a connection
 }
 # A crash of the machine may lose everything; a crash of the server loses nothing.

@@ -1,10 +1,15 @@
-"""The body of a request: read once under a limit, looked at only for its keys, and passed on as it came."""
+"""The body of a request: read once under a limit, looked at only for its keys, and passed on as it came.
+
+What is looked at has to be built in memory, which can take far more room than the text of it: `MAX_BUILT` bounds that.
+Where the request names the columns, as the clients do for lists, nothing is built, and the database alone reads it.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,20 +20,21 @@ from starlette.requests import Request
 from local.rest import errors
 
 MAX_BYTES = 64 * 1024 * 1024
+MAX_BUILT = 256 * 1024 * 1024
+# What each of these stands for takes in memory, at the least that is usual: an object, a list, one more value.
+_ROOM = {b"{": 200, b"[": 64, b",": 56}
+_BLANKS = b" \t\n\r"
+_KEYS_DIFFER = "All object keys must match"
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """JSON rows: an object, or an array of objects with the same keys."""
+    """JSON rows: an object, or an array of objects, of which `keys` are to be read."""
 
     raw: bytes
     keys: tuple[str, ...]
-    is_list: bool
-    count: int
-
-    @property
-    def is_empty(self) -> bool:
-        return self.count == 0
+    is_list: bool = False
+    is_empty: bool = False
 
     @property
     def json(self) -> Json:
@@ -59,24 +65,18 @@ async def read_body(request: Request) -> bytes:
 def parse_rows(raw: bytes, *, columns: Sequence[str] | None) -> Payload:
     """Look at rows to be written. With `columns` given, the rows' own keys do not matter.
 
+    Other JSON than rows is no row at all, as PostgREST has it.
+
     Raises:
-        ApiError: PGRST102, for no JSON, other JSON than rows, or rows of different keys.
+        ApiError: PGRST102, for no JSON, or rows of different keys.
     """
+    if columns:
+        return Payload(raw, tuple(columns), is_list=_begins_list(raw))
     document = _parse(raw)
     if isinstance(document, dict):
-        return Payload(raw, _keys(cast("dict[str, object]", document)), is_list=False, count=1)
-    if not isinstance(document, list):
-        raise errors.bad_body("The body must be a JSON object or an array of objects")
-    rows = cast("list[object]", document)
-    if not all(isinstance(row, dict) for row in rows):
-        raise errors.bad_body("All elements of the array must be objects")
-    objects = cast("list[dict[str, object]]", rows)
-    if not objects:
-        return Payload(raw, (), is_list=True, count=0)
-    first = objects[0].keys()
-    if columns is None and any(row.keys() != first for row in objects):
-        raise errors.bad_body("All object keys must match")
-    return Payload(raw, _keys(objects[0]), is_list=True, count=len(objects))
+        return Payload(raw, tuple(cast("dict[str, object]", document)))
+    rows = cast("list[object]", document) if isinstance(document, list) else []
+    return Payload(raw, _common_keys(rows), is_list=True, is_empty=not rows)
 
 
 def csv_rows(raw: bytes) -> bytes:
@@ -86,37 +86,72 @@ def csv_rows(raw: bytes) -> bytes:
         ApiError: PGRST102, for no CSV.
     """
     try:
-        header, *lines = csv.reader(io.StringIO(raw.decode(), newline=""), strict=True)
+        lines = _csv_lines(raw.decode())
+        header = next(lines, None)
+        if header is None:
+            raise errors.bad_body("The body is not CSV with a header: it is empty")
+        return b"[" + b",".join(_csv_objects(header, lines)) + b"]"
     except (csv.Error, ValueError) as exc:
         raise errors.bad_body(f"The body is not CSV with a header: {exc}") from exc
-    lines = [line for line in lines if line]
-    if any(len(line) != len(header) for line in lines):
-        raise errors.bad_body("All lines must have same number of fields")
-    rows: list[Mapping[str, str | None]] = [
-        {name: None if text == "NULL" else text for name, text in zip(header, line, strict=True)} for line in lines
-    ]
-    return orjson.dumps(rows)
 
 
-def parse_arguments(raw: bytes) -> Payload | None:
-    """Look at the arguments of a function; no body is no argument. None for JSON that is no object.
+def parse_arguments(raw: bytes, *, columns: Sequence[str] | None) -> Payload | None:
+    """Look at the arguments of a function: an object, or the first of several. No body is no argument.
+
+    None for JSON that is neither: only a function that takes the body whole can be called with it.
 
     Raises:
         ApiError: PGRST102, for no JSON.
     """
     raw = raw or b"{}"
+    if columns:
+        return Payload(raw, tuple(columns), is_list=_begins_list(raw))
     document = _parse(raw)
-    if not isinstance(document, dict):
+    if isinstance(document, dict):
+        return Payload(raw, tuple(cast("dict[str, object]", document)))
+    if not isinstance(document, list) or not document:
         return None
-    return Payload(raw, _keys(cast("dict[str, object]", document)), is_list=False, count=1)
+    try:
+        return Payload(raw, _common_keys(cast("list[object]", document)), is_list=True)
+    except errors.ApiError:
+        return None
 
 
 def _parse(raw: bytes) -> object:
+    if sum(raw.count(mark) * room for mark, room in _ROOM.items()) > MAX_BUILT:
+        message = "The request body has too many values; name its columns by the 'columns' parameter"
+        raise errors.ApiError(413, "PGRST102", message)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
         raise errors.bad_body() from exc
 
 
-def _keys(row: dict[str, object]) -> tuple[str, ...]:
-    return tuple(row)
+def _begins_list(raw: bytes) -> bool:
+    return not raw.lstrip(_BLANKS).startswith(b"{")
+
+
+def _common_keys(rows: Sequence[object]) -> tuple[str, ...]:
+    if not rows:
+        return ()
+    first = rows[0]
+    if not isinstance(first, dict):
+        raise errors.bad_body(_KEYS_DIFFER)
+    keys = cast("dict[str, object]", first).keys()
+    if any(not isinstance(row, dict) or cast("dict[str, object]", row).keys() != keys for row in rows):
+        raise errors.bad_body(_KEYS_DIFFER)
+    return tuple(keys)
+
+
+def _csv_lines(text: str) -> Iterator[list[str]]:
+    # The limit is the whole module's: a field is as long as it is, and the body has a limit of its own.
+    csv.field_size_limit(sys.maxsize)
+    return (line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line)
+
+
+def _csv_objects(header: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[bytes]:
+    for line in lines:
+        if len(line) != len(header):
+            raise errors.bad_body("All lines must have same number of fields")
+        fields = zip(header, line, strict=True)
+        yield orjson.dumps({name: None if field == "NULL" else field for name, field in fields})

@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from local.rest import answers, calls, responses
 from local.rest.asked import Asked
-from local.rest.body import parse_arguments
+from local.rest.body import csv_rows, parse_arguments
 from local.rest.calls import find_function, no_function
 from local.rest.catalog import Catalog, Function
 from local.rest.conditions import Row
-from local.rest.errors import ApiError, bad_body
+from local.rest.errors import ApiError, bad_body, bad_content_type
 from local.rest.query import Scope
 from local.rest.reading import Reader
 from local.rest.sql import NOTHING, Parameters, Statement
@@ -87,16 +87,21 @@ def _call(catalog: Catalog, asked: Asked, parameters: Parameters) -> tuple[Funct
         names = {name for name, _ in pairs}
         found = find_function(catalog, asked.schema, asked.name, given=names, content_type=None)
         return found.function, calls.with_texts(found.function, pairs, parameters)
-    if asked.content_type != "application/json":
+    if asked.content_type in calls.WHOLE_BODY_WORDS:
         found = find_function(catalog, asked.schema, asked.name, given=(), content_type=asked.content_type)
         return found.function, calls.with_whole_body(found.function, asked.body, parameters)
-    payload = parse_arguments(asked.body)
-    given = () if payload is None else asked.query.columns or payload.keys
-    found = find_function(catalog, asked.schema, asked.name, given=given, content_type=asked.content_type)
+    is_csv = asked.content_type == "text/csv"
+    if not is_csv and asked.content_type != "application/json":
+        raise bad_content_type(asked.content_type)
+    body = csv_rows(asked.body) if is_csv else asked.body
+    payload = parse_arguments(body, columns=None if is_csv else asked.query.columns)
+    given = () if payload is None else payload.keys
+    content_type = None if is_csv else asked.content_type
+    found = find_function(catalog, asked.schema, asked.name, given=given, content_type=content_type)
     if found.takes_whole_body:
         return found.function, calls.with_whole_body(found.function, asked.body or b"{}", parameters)
     if payload is None:
-        raise bad_body("The body must be a JSON object of arguments")
+        raise bad_body("All object keys must match")
     return found.function, calls.with_object(found.function, payload, parameters)
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composable, Identifier
 
 from local.rest.body import Payload, raw_json
-from local.rest.catalog import Argument, Catalog, Function, similar
+from local.rest.catalog import Argument, Catalog, Function
 from local.rest.conditions import array_literal
 from local.rest.errors import ApiError
+from local.rest.similar import similar
 from local.rest.sql import Parameters, deparsed, joined, qualified
 
 _JSON = frozenset({"json", "jsonb"})
@@ -23,7 +24,7 @@ _WHOLE_BODY = {
     "text/xml": frozenset({"xml"}),
 }
 # Of these the arguments have no names, so that only the type can be missing.
-_WHOLE_BODY_WORDS = {"text/plain": "text", "application/octet-stream": "bytea", "text/xml": "xml"}
+WHOLE_BODY_WORDS = {"text/plain": "text", "application/octet-stream": "bytea", "text/xml": "xml"}
 _ONLY_ARGUMENT = re.compile(rb'\s*\{\s*"([^"\\]*)"\s*:(.*)\}\s*', re.DOTALL)
 
 
@@ -80,7 +81,7 @@ def _takes_whole(function: Function, content_type: str | None) -> bool:
 
 def no_function(catalog: Catalog, schema: str, name: str, given: Collection[str], content_type: str | None) -> ApiError:
     names = sorted(given)
-    whole = _WHOLE_BODY_WORDS.get(content_type or "")
+    whole = WHOLE_BODY_WORDS.get(content_type or "")
     if whole is not None:
         called, searched, hint = "", f" with a single unnamed {whole} parameter", None
     else:
@@ -110,7 +111,7 @@ def _similar_call(catalog: Catalog, schema: str, name: str, names: Sequence[str]
 
 
 def with_object(function: Function, payload: Payload, parameters: Parameters) -> Composable:
-    """Call with the members of a JSON object."""
+    """Call with the members of a JSON object, of several with those of the first."""
     given = [argument for argument in function.arguments if argument.name in payload.keys]
     only = _only_json_argument(payload, given)
     if only is not None:
@@ -119,7 +120,8 @@ def with_object(function: Function, payload: Payload, parameters: Parameters) ->
         return _result(function, SQL("{}({} := {})").format(_name(function), Identifier(given[0].name), value))
     if not given:
         return _result(function, SQL("{}()").format(_name(function)))
-    record = SQL("json_to_record({}) as pgrst_arguments({})").format(
+    form = "(select * from json_to_recordset({}) as pgrst_row({}) limit 1) as pgrst_arguments"
+    record = SQL(form if payload.is_list else "json_to_record({}) as pgrst_arguments({})").format(
         parameters.bind(payload.json),
         joined(SQL("{} {}").format(Identifier(one.name), deparsed(one.type)) for one in given),
     )
@@ -153,7 +155,7 @@ def with_whole_body(function: Function, body: bytes, parameters: Parameters) -> 
 
 def _only_json_argument(payload: Payload, given: Sequence[Argument]) -> bytes | None:
     """The text of the body's only member, where that is the whole of the arguments and a JSON one."""
-    if len(payload.keys) != 1 or len(given) != 1 or given[0].type not in _JSON or given[0].is_variadic:
+    if payload.is_list or len(payload.keys) != 1 or len(given) != 1 or given[0].type not in _JSON or given[0].is_variadic:
         return None
     found = _ONLY_ARGUMENT.fullmatch(payload.raw)
     # A name that occurs again may be the same member twice, of which the last counts.
@@ -170,9 +172,16 @@ def _named(argument: Argument, value: Composable) -> Composable:
 
 
 def _result(function: Function, call: Composable, record: Composable | None = None) -> Composable:
-    """Select from the call: rows with their own columns, plain values as `pgrst_scalar`."""
-    columns = SQL("") if function.returns_rows else SQL("(pgrst_scalar)")
-    source = SQL("{} as pgrst_result{}").format(call, columns)
+    """Select from the call: rows with their own columns, plain values as `pgrst_scalar`.
+
+    A record without declared columns is such a value, and cannot stand where rows are read from.
+    """
+    if function.returns_rows:
+        source = SQL("{} as pgrst_result").format(call)
+    elif function.returns == "record":
+        source = SQL("(select {} as pgrst_scalar) as pgrst_result").format(call)
+    else:
+        source = SQL("{} as pgrst_result(pgrst_scalar)").format(call)
     if record is not None:
         source = SQL("{}, lateral {}").format(record, source)
     return SQL("select pgrst_result.* from {}").format(source)

@@ -7,21 +7,25 @@ default expressions) are PostgreSQL's own deparsed text and the only SQL that is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 
 from local.rest.errors import ApiError
+from local.rest.similar import similar
 
+_CLOSE_TABLE = 0.75
 QualifiedName = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
+    """`is_vector`: whether it is a tsvector, or a domain over one."""
+
     name: str
     type: str
     default: str | None
+    is_vector: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class Catalog:
         """
         table = self.tables.get((schema, name))
         if table is None:
-            close = similar(name, (known for own, known in self.tables if own == schema))
+            known = (known for own, known in self.tables if own == schema)
+            close = similar(name, known, at_least=_CLOSE_TABLE)
             raise ApiError(
                 404,
                 "PGRST205",
@@ -148,12 +153,6 @@ class Catalog:
                 hint=f"Perhaps you meant the table '{schema}.{close}'" if close else None,
             )
         return table
-
-
-def similar(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that a client may have meant."""
-    close = get_close_matches(name, list(known), n=1)
-    return close[0] if close else None
 
 
 EMPTY = Catalog(tables={}, foreign_keys=(), functions={})

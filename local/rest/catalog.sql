@@ -1,6 +1,6 @@
 -- What the API can reach, as one JSON document. Run with an empty search_path, so that every type and default
 -- is written with its schema. $1: the schemas exposed where the connected role's settings name none.
-with config as (
+with recursive config as (
   select split_part(given.pair, '=', 1) as name, substr(given.pair, strpos(given.pair, '=') + 1) as value
   from (
     select distinct on (split_part(pair, '=', 1)) pair
@@ -20,6 +20,13 @@ with config as (
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'v', 'm', 'f', 'p') and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+), domains as (
+  select t.oid, t.typbasetype from pg_catalog.pg_type t where t.typtype = 'd'
+  union all
+  select d.oid, t.typbasetype from domains d join pg_catalog.pg_type t on t.oid = d.typbasetype where t.typtype = 'd'
+), bases as (
+  select d.oid, d.typbasetype as base
+  from domains d join pg_catalog.pg_type t on t.oid = d.typbasetype and t.typtype <> 'd'
 ), relations as (
   select owned.* from owned, exposed where nspname = any(exposed.schemas) and not owned.relispartition
 ), origins as (
@@ -51,6 +58,7 @@ with config as (
       select coalesce(json_agg(json_build_object(
         'name', a.attname,
         'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
+        'is_vector', coalesce((select base from bases where oid = a.atttypid), a.atttypid) = 'tsvector'::regtype,
         'default', case
           -- By the dependency: to look the sequence up by name takes a right on its schema.
           when a.attidentity <> '' then (
@@ -97,7 +105,12 @@ with config as (
     'arguments', (
       select coalesce(json_agg(json_build_object(
         'name', coalesce(a.name, ''),
-        'type', pg_catalog.format_type(a.type, null),
+        -- Without a length, which these take for one.
+        'type', case a.type
+          when 'bit'::regtype then 'bit varying' when 'bit[]'::regtype then 'bit varying[]'
+          when 'bpchar'::regtype then 'character varying' when 'bpchar[]'::regtype then 'character varying[]'
+          else pg_catalog.format_type(a.type, null)
+        end,
         'is_optional', a.input_position > p.pronargs - p.pronargdefaults,
         'is_variadic', a.mode = 'v'
       ) order by a.input_position), '[]')
@@ -110,8 +123,8 @@ with config as (
     ),
     'returns', pg_catalog.format_type(p.prorettype, null),
     'returns_set', p.proretset,
-    'returns_rows', t.typtype = 'c' or coalesce(p.proargmodes::text[] && array['t', 'o', 'b'], false),
-    'relation', (select json_build_array(r.nspname, r.relname) from relations r where r.oid = t.typrelid),
+    'returns_rows', b.typtype = 'c' or coalesce(p.proargmodes::text[] && array['t', 'o', 'b'], false),
+    'relation', (select json_build_array(r.nspname, r.relname) from relations r where r.oid = b.typrelid),
     'of', (
       select json_build_array(r.nspname, r.relname) from relations r
       where p.pronargs = 1 and r.reltype = p.proargtypes[0]
@@ -127,6 +140,8 @@ with config as (
   from pg_catalog.pg_proc p
   join pg_catalog.pg_namespace n on n.oid = p.pronamespace
   join pg_catalog.pg_type t on t.oid = p.prorettype
+  left join bases on bases.oid = t.oid
+  join pg_catalog.pg_type b on b.oid = coalesce(bases.base, t.oid)
   where n.nspname = any((select schemas from exposed)::name[])
     and p.prokind = 'f'
     and p.prorettype not in ('pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)

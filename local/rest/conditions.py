@@ -26,12 +26,14 @@ class Row:
     Attributes:
         alias: Names the row in SQL.
         types: The columns that are known, with their types; a record's have none.
+        texts: Those of them that a text search has to read as a document first.
         composite: The table whose row this is, where SQL sees only a record: computed columns are reached by it.
         representations: The casts that values of a domain go through, as `Catalog.representations` has them.
     """
 
     alias: str
     types: Mapping[str, str] = field(default_factory=dict[str, str])
+    texts: frozenset[str] = frozenset()
     composite: QualifiedName | None = None
     representations: Mapping[tuple[str, str], QualifiedName] = field(
         default_factory=dict[tuple[str, str], QualifiedName]
@@ -40,7 +42,8 @@ class Row:
     @classmethod
     def of(cls, catalog: Catalog, table: Table, alias: str, *, is_record: bool = False) -> Self:
         types = {name: column.type for name, column in table.columns.items()}
-        return cls(alias, types, table.qualified if is_record else None, catalog.representations)
+        texts = frozenset(name for name, column in table.columns.items() if not column.is_vector)
+        return cls(alias, types, texts, table.qualified if is_record else None, catalog.representations)
 
     @property
     def composite_value(self) -> Composable:
@@ -139,7 +142,7 @@ def _search(row: Row, asked: Comparison, value: Composable, parameters: Paramete
     language: Composable = NOTHING
     if operation.modifier is not None:
         language = SQL("{}::regconfig, ").format(parameters.bind(operation.modifier))
-    if asked.field.path or row.types.get(asked.field.name, "tsvector") != "tsvector":
+    if asked.field.path or asked.field.name in row.texts:
         value = SQL("to_tsvector({}{})").format(language, value)
     reader = deparsed(SEARCHES[operation.operator])
     return SQL("{} @@ {}({}{})").format(value, reader, language, parameters.bind(operation.value))

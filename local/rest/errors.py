@@ -119,6 +119,10 @@ def bad_body(message: str = "Empty or invalid json") -> ApiError:
     return ApiError(400, "PGRST102", message)
 
 
+def bad_content_type(content_type: str) -> ApiError:
+    return bad_body(f"Content-Type not acceptable: {content_type}")
+
+
 def bad_range(details: str, *, content_range: str | None = None) -> ApiError:
     headers = None if content_range is None else {"Content-Range": content_range}
     return ApiError(416, "PGRST103", "Requested range not satisfiable", details=details, headers=headers)
@@ -150,9 +154,9 @@ def not_one_row(count: int) -> ApiError:
     )
 
 
-def not_authenticated(code: str, message: str) -> ApiError:
+def not_authenticated(code: str, message: str, *, details: str | None = None) -> ApiError:
     challenge = f'Bearer error="invalid_token", error_description="{message}"'
-    return ApiError(401, code, message, headers={"WWW-Authenticate": challenge})
+    return ApiError(401, code, message, details=details, headers={"WWW-Authenticate": challenge})
 
 
 def unknown_column(column: str, table: str) -> ApiError:

@@ -111,6 +111,8 @@ def _plan_put(catalog: Catalog, asked: Asked, table: Table) -> Plan:
             405, "PGRST105", "Filters must include all and only primary key columns with 'eq' operators"
         )
     payload = _rows(asked)
+    if not payload.keys:
+        raise _other_key()
     conflict = Conflict("merge-duplicates", table.primary_key)
     return _plan_creation(catalog, asked, table, payload, conflict, put_keys=keys)
 
@@ -136,8 +138,8 @@ def _plan_creation(
 
     def answer(outcome: Outcome) -> Response:
         if put_keys is not None and outcome.row_count != 1:
-            raise errors.ApiError(400, "PGRST115", "Payload values do not match URL in primary key column(s)")
-        headers = {}
+            raise _other_key()
+        headers: dict[str, str] = {}
         if put_keys is None:
             headers["Content-Range"] = responses.content_range(0, 0, _counted(asked, outcome))
         is_merge = conflict is not None and conflict.resolution == "merge-duplicates"
@@ -217,14 +219,19 @@ def _changed(asked: Asked, *, names_rows: bool) -> Callable[[Outcome], Response]
     return answer
 
 
+def _other_key() -> errors.ApiError:
+    return errors.ApiError(400, "PGRST115", "Payload values do not match URL in primary key column(s)")
+
+
 def _rows(asked: Asked) -> Payload:
     if asked.content_type == "application/json":
-        return parse_rows(asked.body, columns=asked.query.columns)
+        # Who puts a row names it whole.
+        return parse_rows(asked.body, columns=None if asked.method == "PUT" else asked.query.columns)
     if asked.content_type == "text/csv":
-        return parse_rows(csv_rows(asked.body), columns=asked.query.columns)
+        return parse_rows(csv_rows(asked.body), columns=None)
     if asked.content_type == "application/x-www-form-urlencoded":
-        return parse_rows(orjson.dumps(dict(asked.form())), columns=asked.query.columns)
-    raise errors.bad_body(f"Content-Type not acceptable: {asked.content_type}")
+        return parse_rows(orjson.dumps(dict(asked.form())), columns=None)
+    raise errors.bad_content_type(asked.content_type)
 
 
 def _is_returned(asked: Asked) -> bool:

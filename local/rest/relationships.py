@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from local.rest.catalog import Catalog, ForeignKey, Function, QualifiedName, Table, similar
+from local.rest.catalog import Catalog, ForeignKey, Function, QualifiedName, Table
 from local.rest.errors import ApiError
+from local.rest.similar import similar
 
 Cardinality = Literal["one-to-many", "many-to-one", "one-to-one", "many-to-many", "computed"]
 # In which order several ways are listed.

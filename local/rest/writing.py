@@ -54,22 +54,18 @@ class Writer:
         self, payload: Payload, *, missing_default: bool, conflict: Conflict | None, only: Sequence[Composable] = ()
     ) -> Composable:
         """Insert what the body holds. `only` are conditions on the body's rows, under the name `pgrst_body`."""
-        columns = self._columns(self._query.columns or payload.keys)
+        columns = self._columns(payload.keys)
         if payload.is_empty:
             return self._no_rows()
-        if not columns:
-            if payload.count != 1:
-                raise errors.not_implemented("Several rows without any column cannot be inserted at once")
-            return SQL("insert into {} as {} default values{}").format(*self._target(), self._returning())
-        names = joined(Identifier(column.name) for column in columns)
+        names = SQL(" ({})").format(joined(Identifier(column.name) for column in columns)) if columns else NOTHING
         conditions = list(only)
         if conflict is not None and conflict.resolution == "merge-duplicates":
             conditions.append(_COUNT_UP)
-        return SQL("insert into {} as {} ({}) select {} from {}{}{}{}").format(
+        return SQL("insert into {} as {}{} select {} from {}{}{}{}").format(
             *self._target(),
             names,
             joined(self._given(column) for column in columns),
-            self._body(payload, columns, missing_default=missing_default),
+            self._body(payload, columns, missing_default=missing_default) if columns else self._blank_rows(payload),
             where(conditions),
             NOTHING if conflict is None else self._on_conflict(conflict, columns),
             self._returning(),
@@ -77,7 +73,7 @@ class Writer:
 
     def update(self, payload: Payload, *, missing_default: bool) -> Composable:
         """Set what the body holds; of several rows the first counts."""
-        columns = self._columns(self._query.columns or payload.keys)
+        columns = self._columns(payload.keys)
         if payload.is_empty or not columns:
             return self._no_rows()
         assignments = (SQL("{} = {}").format(Identifier(column.name), self._given(column)) for column in columns)
@@ -141,10 +137,16 @@ class Writer:
             " lateral jsonb_to_record(jsonb_build_object({}) || pgrst_element.value) as given({})) as pgrst_body"
         ).format(elements.format(document), pairs, typed)
 
+    def _blank_rows(self, payload: Payload) -> Composable:
+        """As many rows as the body has, none of which says anything."""
+        if not payload.is_list:
+            return SQL("(values (1)) as pgrst_body")
+        return SQL("json_array_elements({}) as pgrst_body").format(self._parameters.bind(payload.json))
+
     def _on_conflict(self, conflict: Conflict, columns: Sequence[TableColumn]) -> Composable:
         keys = conflict.columns or self._table.primary_key
         target = SQL(" ({})").format(joined(Identifier(key) for key in keys)) if keys else NOTHING
-        if conflict.resolution == "ignore-duplicates":
+        if conflict.resolution == "ignore-duplicates" or not columns:
             return SQL(" on conflict{} do nothing").format(target)
         assignments = (
             SQL("{} = {}").format(Identifier(column.name), Identifier("excluded", column.name)) for column in columns
