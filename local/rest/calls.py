@@ -155,7 +155,13 @@ def with_whole_body(function: Function, body: bytes, parameters: Parameters) -> 
 
 def _only_json_argument(payload: Payload, given: Sequence[Argument]) -> bytes | None:
     """The text of the body's only member, where that is the whole of the arguments and a JSON one."""
-    if payload.is_list or len(payload.keys) != 1 or len(given) != 1 or given[0].type not in _JSON or given[0].is_variadic:
+    if (
+        payload.is_list
+        or len(payload.keys) != 1
+        or len(given) != 1
+        or given[0].type not in _JSON
+        or given[0].is_variadic
+    ):
         return None
     found = _ONLY_ARGUMENT.fullmatch(payload.raw)
     # A name that occurs again may be the same member twice, of which the last counts.

@@ -67,10 +67,13 @@ with recursive config as (
             where s.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and s.refobjid = r.oid
               and s.classid = s.refclassid and s.refobjsubid = a.attnum and s.deptype = 'i'
           )
-          when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+          when a.attgenerated = '' then coalesce(
+            pg_catalog.pg_get_expr(d.adbin, d.adrelid), pg_catalog.pg_get_expr(t.typdefaultbin, 0)
+          )
         end
       ) order by a.attnum), '[]')
       from pg_catalog.pg_attribute a
+      join pg_catalog.pg_type t on t.oid = a.atttypid
       left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
       where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
     ),

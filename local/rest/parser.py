@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from os.path import commonprefix
 
 from local.rest.errors import ApiError, aggregates_are_off
 from local.rest.query import (
@@ -240,7 +239,7 @@ def _modifier(scanner: Scanner, name: str) -> str | None:
 
 def _common(text: str, word: str) -> int:
     """How many letters `text` begins with as `word` does."""
-    return len(commonprefix((text, word)))
+    return next((at for at, letter in enumerate(word) if text[at : at + 1] != letter), len(word))
 
 
 def _operation(scanner: Scanner, *, nested: bool) -> Operation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import orjson
 from psycopg.sql import SQL, Composable, Identifier
@@ -21,7 +22,7 @@ from local.rest.sql import Parameters, Statement, qualified
 from local.rest.transaction import Outcome, Plan
 from local.rest.writing import Conflict, Writer
 
-_KEY_OBJECT = Media("single", "application/json")
+_KEYS = Media("array", "application/json")
 
 
 def plan_relation(catalog: Catalog, asked: Asked) -> Plan:
@@ -200,8 +201,7 @@ def _plan_written(
 
     def checked(outcome: Outcome) -> Response:
         responses.require_max_affected(asked, outcome)
-        if is_returned:
-            responses.require_single(asked, outcome)
+        responses.require_single(asked, outcome)
         return answer(outcome)
 
     may_refuse = must_check or asked.preferences.max_affected is not None or asked.media.kind == "single"
@@ -256,13 +256,14 @@ def _located(asked: Asked, table: Table) -> Asked:
         asked,
         query=replace(asked.query, select=keys),
         preferences=asked.preferences.having("return", "representation"),
-        media=replace(_KEY_OBJECT, kind="array"),
+        media=replace(_KEYS, kind="single" if asked.media.kind == "single" else "array"),
     )
 
 
 def _location(asked: Asked, outcome: Outcome) -> dict[str, str]:
     if outcome.row_count != 1 or not outcome.body:
         return {}
-    (key,) = orjson.loads(outcome.body)
+    rows = orjson.loads(outcome.body)
+    key = cast("dict[str, str | None]", rows[0] if isinstance(rows, list) else rows)
     pairs = ((name, "is.null" if value is None else f"eq.{value}") for name, value in key.items())
     return {"Location": responses.located(asked.name, pairs)}

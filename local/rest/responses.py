@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 from urllib.parse import parse_qsl, quote
 
 from starlette.responses import Response
@@ -89,16 +90,18 @@ def content_range(offset: int, count: int, total: int | None) -> str:
 
 
 def located(name: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """The path of a relation with the parameters `pairs`."""
-    return f"/{quote(name, safe=_PLAIN)}?" + "&".join(f"{_encoded(key)}={_encoded(value)}" for key, value in pairs)
+    """The path of a relation with the parameters `pairs`; the values of one stand together where its first does."""
+    values: dict[str, str] = {}
+    for key, value in pairs:
+        values[key] = f"{values[key]},{_encoded(value)}" if key in values else _encoded(value)
+    query = "&".join(f"{_encoded(key)}={value}" for key, value in values.items())
+    return f"/{quote(name, safe=_PLAIN)}" + (f"?{query}" if query else "")
 
 
 def _canonical(asked: Asked) -> str:
-    """Where else the answer stands: the path with its parameters by name, the values of one together."""
-    values: dict[str, str] = {}
-    for name, value in parse_qsl(asked.query_string, keep_blank_values=True):
-        values[name] = f"{values[name]},{value}" if name in values else value
-    return located(asked.name, sorted(values.items())).removesuffix("?")
+    """Where else the answer stands: the path with its parameters in the order of their names."""
+    pairs = parse_qsl(asked.query_string, keep_blank_values=True)
+    return located(asked.name, sorted(pairs, key=itemgetter(0)))
 
 
 def _encoded(text: str) -> str:

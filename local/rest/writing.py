@@ -123,14 +123,14 @@ class Writer:
             return SQL("(select * from {} limit 1) as pgrst_body").format(rows)
         typed = joined(SQL("{} {}").format(Identifier(column.name), self._type(column)) for column in columns)
         document = self._parameters.bind(payload.json)
-        defaults = [column for column in columns if column.default is not None] if missing_default else []
-        if not defaults:
+        if not missing_default:
             record = SQL("json_to_recordset") if payload.is_list else SQL("json_to_record")
             return SQL("{}({}) as pgrst_body({})").format(record, document, typed)
         elements = SQL("jsonb_array_elements({}::jsonb)") if payload.is_list else SQL("(values ({}::jsonb))")
         pairs = joined(
-            SQL("{}::text, {}").format(self._parameters.bind(column.name), deparsed(column.default or "null"))
-            for column in defaults
+            SQL("{}::text, {}").format(self._parameters.bind(column.name), deparsed(column.default))
+            for column in columns
+            if column.default is not None
         )
         return SQL(
             "(select given.* from {} as pgrst_element(value),"

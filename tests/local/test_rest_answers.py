@@ -58,6 +58,20 @@ FORMATS: dict[str, tuple[str, str, str, str]] = {
     "a function's plain values": ("rpc/titles?limit=2", "application/json", JSON, '["Dawn", "Dusk"]'),
     "a function's one parameter out": ("rpc/sum_of?a=1&b=5", "application/json", JSON, '{"total":6}'),
     "a function's parameters out": ("rpc/pair", SINGLE, f"{SINGLE}; charset=utf-8", '{"x":1,"y":"one"}'),
+    "a function's record without columns": ("rpc/some_record", "application/json", JSON, '{"one":1,"two":"x"}'),
+    "a function's records without columns": (
+        "rpc/some_records?limit=1",
+        "application/json",
+        JSON,
+        '[{"id":1,"name":"Red"}]',
+    ),
+    "rows in a domain of them": (
+        "rpc/hung?select=wall,rooms(name)&limit=1",
+        "application/json",
+        JSON,
+        '[{"wall":"N","rooms":{"name":"Red"}}]',
+    ),
+    "text and bits longer than a parameter says": ("rpc/long_text?t=abc&b=101", "application/json", JSON, '"abc101"'),
     "a function's own format": ("rpc/page", "text/html", "text/html", "<b>hi</b>"),
     "a function's own format to anyone": ("rpc/page", "*/*", "text/html", "<b>hi</b>"),
     "a function's own format as JSON": ("rpc/page", "application/json", JSON, '"<b>hi</b>"'),
@@ -112,7 +126,10 @@ PAGES: dict[str, tuple[str, dict[str, str], int, str, str | None]] = {
     "a range": ("works", {"Range": "1-2"}, 200, "1-2/*", None),
     "an open range": ("works", {"Range": "3-", "Prefer": "count=exact"}, 206, "3-3/4", "count=exact"),
     "a range behind the end, not counted": ("works", {"Range": "9-10"}, 200, "*/*", None),
-    "a range beside parameters": ("works?limit=1", {"Range": "1-2"}, 200, "0-0/*", None),
+    "a range within parameters": ("works?limit=3", {"Range": "1-8"}, 200, "1-2/*", None),
+    "a range across parameters": ("works?limit=2&offset=1", {"Range": "2-"}, 200, "2-2/*", None),
+    "no rows wanted of a range": ("works?limit=0", {"Range": "1-2"}, 200, "*/*", None),
+    "a page from before the beginning": ("works?offset=-2&limit=1", {}, 200, "0-0/*", None),
     "the planner's count": ("works?limit=2", {"Prefer": "count=planned"}, 206, "0-1/4", "count=planned"),
     "an estimate within a page": ("works?limit=2", {"Prefer": "count=estimated"}, 206, "0-1/4", "count=estimated"),
     "an estimate with bound values everywhere": (
@@ -130,6 +147,21 @@ PAGES: dict[str, tuple[str, dict[str, str], int, str, str | None]] = {
         "0-0/*",
         "count=planned",
     ),
+    "nothing that only writes obey": (
+        "works?limit=1",
+        {"Prefer": "return=minimal, missing=default, resolution=merge-duplicates, handling=strict, max-affected=9"},
+        200,
+        "0-0/*",
+        "handling=strict",
+    ),
+    "of a function's limit": (
+        "rpc/titles?limit=1",
+        {"Prefer": "return=minimal, handling=strict, max-affected=9"},
+        200,
+        "0-0/*",
+        "handling=strict, max-affected=9",
+    ),
+    "one value counts as one": ("rpc/greeting", {"Prefer": "count=exact"}, 200, "0-0/1", "count=exact"),
     "all that was understood": (
         "works?limit=1",
         {"Prefer": "timezone=Asia/Tokyo, foo=bar, handling=lenient, tx=rollback, timezone=Nowhere/At_All"},
@@ -213,6 +245,30 @@ REFUSALS: dict[str, tuple[str, str, dict[str, Any], int, str, str, str | None, s
         f"Searched for the function public.over with parameters a, z {OR_WHOLE}, {NO_MATCH}",
         "Perhaps you meant to call the function public.over(a, b)",
     ),
+    "more arguments than it has": (
+        "GET", "rpc/sum_of?a=1&b=2&other=3", {}, 404, "PGRST202",
+        "Could not find the function public.sum_of(a, b, other) in the schema cache",
+        f"Searched for the function public.sum_of with parameters a, b, other, {NO_MATCH}",
+        "Perhaps you meant to call the function public.sum_of(a, b)",
+    ),
+    "a table like no other": (
+        "GET", "garlic", {}, 404, "PGRST205", "Could not find the table 'public.garlic' in the schema cache",
+        None, None,
+    ),
+    "a partition": (
+        "GET", "visits_2025", {}, 404, "PGRST205", "Could not find the table 'public.visits_2025' in the schema cache",
+        None, None,
+    ),
+    "CSV for other arguments": (
+        "POST", "rpc/sum_of", {"content": "x,y\n1,2", "headers": {"Content-Type": "text/csv"}}, 404, "PGRST202",
+        "Could not find the function public.sum_of(x, y) in the schema cache",
+        f"Searched for the function public.sum_of with parameters x, y, {NO_MATCH}",
+        "Perhaps you meant to call the function public.sum_of(a, b)",
+    ),
+    "a body that no function takes": (
+        "POST", "rpc/sum_of", {"content": "x", "headers": {"Content-Type": "image/png"}}, 400, "PGRST102",
+        "Content-Type not acceptable: image/png", None, None,
+    ),
     "a body for nobody": (
         "POST", "rpc/greeting", {"content": "x", "headers": {"Content-Type": "text/plain"}}, 404, "PGRST202",
         "Could not find the function public.greeting in the schema cache",
@@ -280,6 +336,27 @@ async def test_a_refusal_has_postgrests_words(
     assert answer.status_code == status
     assert answer.json() == {"code": code, "message": message, "details": details, "hint": hint}
     assert answer.headers["proxy-status"] == f"PostgREST; error={code}"
+
+
+async def test_a_page_behind_the_end_says_where_that_is(museum: Shop) -> None:
+    answer = await museum.service.get("works?offset=5", headers={"Prefer": "count=exact"})
+
+    assert (answer.status_code, answer.headers["content-range"]) == (416, "*/4")
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("works", "/works"),
+        ("works?year=gt.1&id=eq.1&id=lt.9&select=*", "/works?id=eq.1,lt.9&select=%2A&year=gt.1"),
+        ('Odd, (name)?select=":col:"', "/Odd, (name)?select=%22%3Acol%3A%22"),
+        ("rpc/titles", None),
+    ],
+)
+async def test_a_read_says_where_else_it_stands(museum: Shop, path: str, location: str | None) -> None:
+    answer = await museum.service.get(path)
+
+    assert (answer.status_code, answer.headers.get("content-location")) == (200, location)
 
 
 @pytest.mark.parametrize(

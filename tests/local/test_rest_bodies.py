@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from local.rest.body import MAX_BYTES
 from tests.support.database import TestServer
 from tests.support.rest import Shop
 from tests.support.rest_cases import by_id, open_museum
@@ -39,6 +41,40 @@ WRITES: dict[str, tuple[str, str, dict[str, str], str, int, Any]] = {
         [{"id": 12, "name": "C"}],
     ),
     "no rows": ("POST", "rooms", ROWS, "[]", 201, []),
+    "what is no row": ("POST", "rooms", ROWS, "5", 201, []),
+    "rows without any column": ("POST", "notices?select=id,said", ROWS, "[{}]", 201, [{"id": 7, "said": None}]),
+    "several rows without any column": (
+        "POST",
+        "drafts?select=text",
+        ROWS,
+        "[{}, {}]",
+        201,
+        [{"text": "blank"}, {"text": "blank"}],
+    ),
+    "a default of the column's type, and one of its own": (
+        "POST",
+        "marks?columns=id,mark,own,kept",
+        prefer("missing=default", "return=representation"),
+        '{"id":1,"kept":{"a":1,"a":2}}',
+        201,
+        [{"id": 1, "mark": 5, "own": 6, "kept": {"a": 2}}],
+    ),
+    "CSV with a long field": (
+        "POST",
+        "rooms",
+        CSV,
+        f"id,name\n24,{'x' * 200_000}\n",
+        201,
+        [{"id": 24, "name": "x" * 200_000}],
+    ),
+    "no table's key to merge by": (
+        "POST",
+        "drafts?select=text",
+        prefer("return=representation"),
+        '{"text":"x"}',
+        201,
+        [{"text": "x"}],
+    ),
     "CSV": (
         "POST",
         "works?select=id,title,year",
@@ -233,6 +269,24 @@ REFUSALS: dict[str, tuple[str, str, dict[str, str], str, int, str, str | None]] 
         "DELETE", "labels?work_id=gt.0", prefer("handling=strict", "max-affected=1"), "", 400, "PGRST124",
         "Query result exceeds max-affected preference constraint",
     ),
+    "rows and other things": ("POST", "rooms", {}, '[{"id":1},3]', 400, "PGRST102", "All object keys must match"),
+    "other things": ("POST", "rooms", {}, "[3]", 400, "PGRST102", "All object keys must match"),
+    "columns of nothing": (
+        "POST", "rooms?columns=", {}, '{"id":1}', 400, "PGRST100",
+        '"failed to parse columns parameter ()" (line 1, column 1)',
+    ),
+    "several rows for one object, none returned": (
+        "DELETE", "labels?work_id=gt.0", {"Accept": "application/vnd.pgrst.object+json"}, "", 406,
+        "PGRST116", "Cannot coerce the result to a single JSON object",
+    ),
+    "several rows for one object, their keys returned": (
+        "POST", "rooms", {"Accept": "application/vnd.pgrst.object+json", **prefer("return=headers-only")},
+        '[{"id":81,"name":"a"},{"id":82,"name":"b"}]', 406,
+        "PGRST116", "Cannot coerce the result to a single JSON object",
+    ),
+    "a put of nothing": (
+        "PUT", "rooms?id=eq.60", {}, "{}", 400, "PGRST115", "Payload values do not match URL in primary key column(s)",
+    ),
     "several rows for one object": (
         "PATCH", "rooms?id=gt.0", {"Accept": "application/vnd.pgrst.object+json", **ROWS}, '{"name":"x"}', 406,
         "PGRST116", "Cannot coerce the result to a single JSON object",
@@ -280,6 +334,15 @@ async def test_where_nothing_is_returned_the_headers_tell(museum: Shop) -> None:
     unlimited = await museum.service.patch("rooms?id=gt.1", json={"name": "z"}, headers=prefer("max-affected=1"))
     deleted = await museum.service.delete("labels?work_id=gt.0", headers=prefer("count=exact"))
     put = await museum.service.put("rooms?id=eq.1", json={"id": 1, "name": "z"})
+    single = await museum.service.post(
+        "rooms",
+        json={"id": 90, "name": "a & b"},
+        headers={"Accept": "application/vnd.pgrst.object+json", **prefer("return=headers-only")},
+    )
+    keyless = await museum.service.post("drafts", json={}, headers=prefer("resolution=merge-duplicates"))
+    merged = await museum.service.post(
+        "rooms", json={"id": 1, "name": "x"}, headers=prefer("handling=strict", "max-affected=0", "return=minimal")
+    )
 
     assert (created.status_code, created.headers["location"]) == (201, "/hangings?work_id=eq.4&room_id=eq.1")
     assert created.headers["content-range"] == "*/1"
@@ -287,7 +350,27 @@ async def test_where_nothing_is_returned_the_headers_tell(museum: Shop) -> None:
     assert (updated.status_code, updated.headers["content-range"]) == (204, "0-1/2")
     assert (unlimited.status_code, "preference-applied" in unlimited.headers) == (204, False)
     assert (deleted.status_code, deleted.headers["content-range"]) == (204, "*/2")
-    assert (put.status_code, put.content) == (204, b"")
+    assert (put.status_code, put.content, "content-range" in put.headers) == (204, b"", False)
+    assert (single.status_code, single.headers["location"]) == (201, "/rooms?id=eq.90")
+    assert (keyless.status_code, "preference-applied" in keyless.headers) == (201, False)
+    assert merged.status_code == 409
+
+
+async def test_a_key_in_a_location_may_be_any_text_or_null(museum: Shop) -> None:
+    await museum.execute(
+        'create table public."spare parts" (name text primary key);'
+        "create view public.halves as select r.id, l.work_id from public.rooms r, public.labels l where false;"
+        "create function public.halve() returns trigger language plpgsql as 'begin return new; end';"
+        "create trigger halve instead of insert on public.halves for each row execute function public.halve();"
+        'grant all on public."spare parts", public.halves to service_role'
+    )
+
+    answer = await museum.service.post("spare parts", json={"name": "a&b=c/é +"}, headers=prefer("return=headers-only"))
+
+    half = await museum.service.post("halves", json={"id": 4}, headers=prefer("return=headers-only"))
+
+    assert answer.headers["location"] == "/spare parts?name=eq.a%26b%3Dc%2F%C3%A9%20%2B"
+    assert half.headers["location"] == "/halves?id=eq.4&work_id=is.null"
 
 
 async def test_a_write_returns_no_more_columns_than_its_answer_needs(museum: Shop) -> None:
@@ -300,3 +383,22 @@ async def test_a_write_returns_no_more_columns_than_its_answer_needs(museum: Sho
 
     assert (embedded.status_code, embedded.json()) == (201, [{"works": {"title": "Dusk"}}])
     assert (everything.status_code, everything.json()["code"]) == (403, "42501")
+
+
+async def test_a_body_that_would_fill_the_memory_is_refused_unless_its_columns_are_named(museum: Shop) -> None:
+    blanks = b"[" + b"{}," * (MAX_BYTES // 3 - 1) + b"{}]"
+    rows = b"[" + b",".join(b'{"id":%d,"name":"x","y":[{},{}]}' % number for number in range(100, 20_100)) + b"]"
+
+    tracemalloc.start()
+    try:
+        refused = await museum.service.post("rooms", content=blanks)
+        called = await museum.service.post("rpc/given", content=b'{"document":' + blanks[: MAX_BYTES - 99] + b"}")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    written = await museum.service.post("rooms?columns=id,name", content=rows, headers=prefer("count=exact"))
+
+    assert (refused.status_code, refused.json()["code"]) == (413, "PGRST102")
+    assert called.status_code == 413
+    assert peak < 8 * MAX_BYTES
+    assert (written.status_code, written.headers["content-range"]) == (201, "*/20000")

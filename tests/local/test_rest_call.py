@@ -31,6 +31,23 @@ async def test_arguments_go_by_name_and_defaults_fill_the_rest(client: AsyncClie
     assert (await client.rpc("labels", {"p_labels": ["a", "b c"]}).execute()).data == "a+b c"
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [('[{"a":1,"b":2},{"a":5,"b":6}]', "application/json"), ("a,b\n1,2\n5,6\n", "text/csv")],
+)
+async def test_of_several_arguments_the_first_are_taken(shop: Shop, body: str, content_type: str) -> None:
+    answer = await shop.service.post("rpc/add", content=body, headers={"Content-Type": content_type})
+    named = await shop.service.post("rpc/add?columns=a", json=[{"a": 3, "b": 4, "c": 5}])
+
+    assert (answer.json(), named.json()) == (3, 13)
+
+
+async def test_an_answer_to_a_call_is_never_held_back(shop: Shop) -> None:
+    answer = await shop.service.post("rpc/add", json={"a": 1}, headers={"Prefer": "return=minimal"})
+
+    assert (answer.status_code, answer.json()) == (200, 11)
+
+
 async def test_json_is_returned_as_the_database_writes_it(shop: Shop) -> None:
     batch = '[1.10, 12345678901234567890.12, {"}": "\\u00e9\\"}"}]'
 
@@ -115,6 +132,7 @@ async def test_a_call_that_may_only_read_cannot_write(shop: Shop) -> None:
         ("POST", "rpc/fail", {"p_code": "RUN02"}, 400, "RUN02"),
         ("POST", "rpc/fail", {"p_code": "P0001"}, 400, "P0001"),
         ("POST", "rpc/fail", {"p_code": "PT409"}, 409, "PT409"),
+        ("POST", "rpc/fail", {"p_code": "PT40A"}, 500, "PT40A"),
         ("POST", "rpc/fail", {"p_code": "40001"}, 500, "40001"),
         ("POST", "rpc/fail", {"p_code": "28000"}, 403, "28000"),
         ("POST", "rpc/fail", {"p_code": "42501"}, 403, "42501"),

@@ -21,6 +21,7 @@ from local.config import StackConfig
 from local.keys import Keys
 from local.services import Services
 from tests.support.rest import Shop, open_shop
+from tests.support.rest_cases import by_id
 
 DEADLINE_SECONDS = 10
 
@@ -71,22 +72,48 @@ async def test_a_token_without_role_is_anon(shop: Shop) -> None:
     assert (await ask(shop, token)).json()["claims"]["role"] == "anon"
 
 
-@pytest.mark.parametrize(
-    ("token", "code", "message"),
-    [
-        (Keys().sign_jwt(claims(exp=1)), "PGRST303", "JWT expired"),
-        (Keys().sign_jwt(claims(nbf=time.time() + 999)), "PGRST303", None),
-        (Keys(jwt_secret="another-secret-with-at-least-32-characters").sign_legacy_jwt(claims()), "PGRST301", None),
-        ("not.a.jwt", "PGRST301", None),
-        ("eyJhbGciOiJub25lIn0.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.", "PGRST301", None),
-        (Keys().sign_jwt(claims(role=["service_role"])), "PGRST303", None),
-    ],
-)
-async def test_a_token_that_proves_nothing_is_refused(shop: Shop, token: str, code: str, message: str | None) -> None:
-    answer = await ask(shop, token)
+OTHERS = Keys(jwt_secret="another-secret-with-at-least-32-characters")
+NO_NUMBER = {name: f"The JWT '{name}' claim must be a number" for name in ("exp", "nbf", "iat")}
+AUDIENCE = "The JWT 'aud' claim must be a string or an array of strings"
+UNSECURED = "JWT is unsecured but expected 'alg' was not 'none'"
+# Token -> code, message, details.
+TOKENS: dict[str, tuple[str, str, str, str | None]] = {
+    "none": ("", "PGRST301", "Empty JWT is sent in Authorization header", None),
+    "two parts": ("a.b", "PGRST301", "Expected 3 parts in JWT; got 2", None),
+    "no JWT": ("not.a.jwt", "PGRST301", "JWT cryptographic operation failed", None),
+    "unsigned": (
+        "eyJhbGciOiJub25lIn0.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.",
+        "PGRST301",
+        "Wrong or unsupported encoding algorithm",
+        UNSECURED,
+    ),
+    "signed by somebody else": (
+        OTHERS.sign_legacy_jwt(claims()),
+        "PGRST301",
+        "No suitable key or wrong key type",
+        "None of the keys was able to decode the JWT",
+    ),
+    "over": (Keys().sign_jwt(claims(exp=1)), "PGRST303", "JWT expired", None),
+    "not begun": (Keys().sign_jwt(claims(nbf=time.time() + 999)), "PGRST303", "JWT not yet valid", None),
+    "from the future": (Keys().sign_jwt(claims(iat=time.time() + 999)), "PGRST303", "JWT issued at future", None),
+    "for nobody": (Keys().sign_legacy_jwt(claims(aud={"a": 1})), "PGRST303", AUDIENCE, None),
+    "for numbers": (Keys().sign_legacy_jwt(claims(aud=["a", 1])), "PGRST303", AUDIENCE, None),
+    "of no role": (Keys().sign_jwt(claims(role=["x"])), "PGRST303", "JWT role claim is not a string", None),
+    **{
+        f"with another {name}": (Keys().sign_legacy_jwt(claims(**{name: "x"})), "PGRST303", message, None)
+        for name, message in NO_NUMBER.items()
+    },
+}
 
-    assert (answer.status_code, answer.json()["code"]) == (401, code)
-    assert answer.json()["message"] == (message or answer.json()["message"])
+
+@pytest.mark.parametrize("case", by_id(TOKENS))
+async def test_a_token_that_proves_nothing_is_refused(shop: Shop, case: tuple[str, str, str, str | None]) -> None:
+    token, code, message, details = case
+
+    answer = await shop.anon.get("rpc/seen", headers={"Authorization": f"Bearer {token}".rstrip()})
+
+    assert answer.status_code == 401
+    assert answer.json() == {"code": code, "message": message, "details": details, "hint": None}
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 

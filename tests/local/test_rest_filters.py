@@ -30,6 +30,7 @@ FILTERS: dict[str, tuple[str, list[int]]] = {
     "phfts": ("words=phfts(english).fat cat", [1]),
     "wfts": ("words=wfts(english).cats -fat", [3]),
     "fts of text": ("title=fts.dawn", [1]),
+    "fts of what is words already": ("words=fts.cat&select=id", [1, 3]),
     "fts of JSON": ("data->>x=fts.1", [3]),
     "ov of ranges": ("shown=ov.[3,6)", [1, 2]),
     "sl": ("shown=sl.[6,8)", [1]),

@@ -109,11 +109,14 @@ async def test_what_a_client_writes_is_bound_or_quoted(catalog: Catalog, pairs: 
         method="GET",
         schema="public",
         name="works",
+        is_call=False,
         query=parse_parameters(pairs, is_call=False),
+        query_string="",
         preferences=Preferences.parse(["count=estimated"]),
         accept=None,
         content_type="application/json",
         body=b"",
+        profile=None,
     )
 
     plan = plan_relation(catalog, asked)

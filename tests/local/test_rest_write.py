@@ -144,7 +144,8 @@ async def test_put_writes_the_one_row_it_names(shop: Shop) -> None:
     [
         (b"{", 400, "PGRST102"),
         (b"", 400, "PGRST102"),
-        (b"3", 400, "PGRST102"),
+        (b"[3]", 400, "PGRST102"),
+        (b'[{"id":5,"title":"a"},3]', 400, "PGRST102"),
         (b'[{"id":5,"title":"a"},{"id":6}]', 400, "PGRST102"),
         (b'{"nope":1}', 400, "PGRST204"),
         (b'{"id":1,"title":"taken"}', 409, "23505"),

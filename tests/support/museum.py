@@ -56,6 +56,13 @@ create table public.visits_2025 partition of public.visits for values from ('202
 create table public."Odd, (name)" (":col:" integer primary key, "a.b" text, "with space" text, "dash-ed" text);
 create table hidden.guards (id integer primary key, name text, room_id integer references public.rooms (id));
 
+create domain public.words as tsvector;
+create domain public.indexed as public.words;
+create table public.notices (id integer primary key default 7, said public.indexed);
+create table public.drafts (text text default 'blank');
+create domain public.mark as integer default 5;
+create table public.marks (id integer primary key, mark public.mark, own public.mark default 6, kept json);
+
 create view public.work_list as select id as number, title, artist_id as maker_id, restorer_id from public.works;
 create view public.short_list as select number as id, upper(title) as title, maker_id from public.work_list;
 create view public.artist_list as
@@ -113,6 +120,12 @@ create function public.over(a integer, b integer) returns text language sql stab
 create function public.over(a integer, b integer, c integer default 0) returns text language sql stable
   as $$ select 'abc' $$;
 create function public.null_number() returns integer language sql stable as 'select null::integer';
+create domain public.hung as public.hangings;
+create function public.hung() returns setof public.hung language sql stable
+  as 'select h::public.hung from public.hangings h order by work_id';
+create function public.some_record() returns record language sql stable as $$ select 1 as one, 'x' as two $$;
+create function public.some_records() returns setof record language sql stable as 'select id, name from public.rooms';
+create function public.long_text(t character(2), b bit(2)) returns text language sql stable as 'select t || b::text';
 create function public.hang(p_room integer) returns setof public.hangings language sql volatile
   as 'update public.hangings set wall = wall where room_id = p_room returning *';
 create function public.isolation() returns text language sql
@@ -126,6 +139,7 @@ insert into public.works (id, title, artist_id, restorer_id, year, price, tags, 
   (2, 'Dusk', 1, null, 1910, null, '{oil}', '[5,9)', to_tsvector('english', 'rats and dogs'), '{"a": null}'),
   (3, 'Noon, "late"', 2, 1, null, 7, '{"a,b"}', '[20,30)', to_tsvector('english', 'the cats'), '{"x": "1"}'),
   (4, 'night_50%', null, null, 1950, 8.25, '{}', null, null, '{}');
+insert into public.notices values (1, to_tsvector('english', 'fat cats')), (2, to_tsvector('english', 'rats'));
 insert into public.labels values (1, 'Dawn, oil'), (3, 'Noon');
 insert into public.rooms values (1, 'Red'), (2, 'Blue'), (3, 'Empty');
 insert into public.hangings values (1, 1, 'N'), (2, 1, 'S'), (3, 2, 'N');
