@@ -28,7 +28,8 @@ _Shown = Mapping[QualifiedName, Mapping[BaseColumn, Sequence[str]]]
 async def load_catalog(connection: AsyncConnection[TupleRow]) -> Catalog:
     """Read the catalog as the role that is connected, whose own settings say which schemas are exposed."""
     async with connection.transaction():
-        await connection.execute("set local search_path to ''")
+        # A project's function may have left another role on a connection of the pool.
+        await connection.execute("select set_config('role', 'none', true), set_config('search_path', '', true)")
         cursor = AsyncRawCursor(connection)
         await cursor.execute(_QUERY, (list(Config().schemas),))
         row = await cursor.fetchone()

@@ -124,6 +124,27 @@ async def test_a_role_that_is_not_the_apis_is_refused(shop: Shop, role: str, sta
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
+async def test_what_a_function_sets_for_good_changes_nobodys_role_or_claims(shop: Shop) -> None:
+    await shop.execute("""
+        create function public.seize() returns void language sql as $$
+          select set_config('role', 'service_role', false),
+            set_config('request.jwt.claims', '{"role":"service_role"}', false), set_config('search_path', 'auth', false)
+        $$;
+        grant execute on function public.seize to anon
+    """)
+
+    seized = [await shop.anon.post("rpc/seize") for _ in range(4)]
+    seen = [(await shop.anon.get("rpc/seen")).json() for _ in range(4)]
+    await shop.execute("create table public.later (id integer); grant select on public.later to service_role")
+    later = await shop.service.get("later")
+
+    assert {answer.status_code for answer in seized} == {204}
+    assert {(one["role"], one["claims"]["role"], one["search_path"]) for one in seen} == {
+        ("anon", "anon", '"public", "extensions"')
+    }
+    assert (later.status_code, later.json()) == (200, [])
+
+
 async def test_rows_belong_to_who_wrote_them(shop: Shop) -> None:
     ada, bob = await shop.stack.sign_up(), await shop.stack.sign_up()
 
