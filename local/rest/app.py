@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -20,6 +22,7 @@ from local.rest.call_plans import call_methods, plan_call
 from local.rest.callers import ANONYMOUS, Caller, Callers
 from local.rest.catalog import Catalog
 from local.rest.errors import ApiError
+from local.rest.openapi import ROOT_METHODS, plan_description
 from local.rest.relation_plans import plan_relation, relation_methods
 from local.rest.schema_cache import SchemaCache
 from local.rest.transaction import Plan, run
@@ -68,14 +71,19 @@ class _RestApi:
         return await self._serve(request, plan_call, is_call=True)
 
     async def elsewhere(self, request: Request) -> Response:
-        if not request.path_params["path"]:
-            raise ApiError(404, "PGRST126", "Root endpoint metadata is disabled")
-        raise ApiError(404, "PGRST125", "Invalid path specified in request URL")
+        if request.path_params["path"]:
+            raise ApiError(404, "PGRST125", "Invalid path specified in request URL")
+        if request.method == "OPTIONS":
+            return Response(None, 200, {"Allow": ",".join(("OPTIONS", *ROOT_METHODS))})
+        if request.method not in ROOT_METHODS:
+            raise ApiError(405, "PGRST117", f"Unsupported HTTP method: {request.method}")
+        url = urlsplit(str(request.url.replace(path=request.url.path.rstrip("/"))))
+        return await self._serve(request, partial(plan_description, url=url), is_call=True)
 
     async def _serve(self, request: Request, planner: Planner, *, is_call: bool) -> Response:
         caller = self._callers.identify(request.headers.get("authorization"))
         config = self.cache.catalog.config
-        asked = await read_request(request, config, name=request.path_params["name"], is_call=is_call)
+        asked = await read_request(request, config, name=request.path_params.get("name", ""), is_call=is_call)
         async with self._refusing(caller):
             plan = await self.cache.resolve(lambda catalog: planner(catalog, asked))
             role_settings = self.cache.catalog.role_settings.get(caller.role, {})

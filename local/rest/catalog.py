@@ -7,7 +7,7 @@ default expressions) are PostgreSQL's own deparsed text and the only SQL that is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,12 +20,22 @@ QualifiedName = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """`is_vector`: whether it is a tsvector, or a domain over one."""
+    """One column. `format` to `labels` are what it is described by: a domain's `format` is the type it is over.
+
+    Attributes:
+        is_vector: Whether it is a tsvector, or a domain over one.
+        labels: An enum's values.
+    """
 
     name: str
     type: str
     default: str | None
     is_vector: bool = False
+    format: str = "text"
+    is_nullable: bool = True
+    description: str | None = None
+    max_length: int | None = None
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Table:
     is_insertable: bool = True
     is_updatable: bool = True
     is_deletable: bool = True
+    description: str | None = None
 
     @property
     def qualified(self) -> QualifiedName:
@@ -107,6 +118,7 @@ class Config:
     pre_request: QualifiedName | None = None  # a function called before each request's own statement
     rolls_back: bool = False  # what becomes of a transaction where the request does not say
     allows_tx: bool = False  # whether `Prefer: tx=` may say
+    openapi_mode: str = "follow-privileges"  # or ignore-privileges, or disabled
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,7 +58,17 @@ with recursive config as (
       select coalesce(json_agg(json_build_object(
         'name', a.attname,
         'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
-        'is_vector', coalesce((select base from bases where oid = a.atttypid), a.atttypid) = 'tsvector'::regtype,
+        'is_vector', base.type = 'tsvector'::regtype,
+        'format', pg_catalog.format_type(base.type, null),
+        'is_nullable', not (a.attnotnull or t.typtype = 'd' and t.typnotnull),
+        'description', pg_catalog.col_description(r.oid, a.attnum),
+        'max_length', information_schema._pg_char_max_length(
+          base.type, case t.typtype when 'd' then t.typtypmod else a.atttypmod end
+        ),
+        'labels', (
+          select coalesce(json_agg(e.enumlabel order by e.enumsortorder), '[]') from pg_catalog.pg_enum e
+          where e.enumtypid = base.type
+        ),
         'default', case
           -- By the dependency: to look the sequence up by name takes a right on its schema.
           when a.attidentity <> '' then (
@@ -75,10 +85,12 @@ with recursive config as (
       from pg_catalog.pg_attribute a
       join pg_catalog.pg_type t on t.oid = a.atttypid
       left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+      cross join lateral (select coalesce((select base from bases where oid = a.atttypid), a.atttypid) as type) base
       where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
     ),
     'writes', pg_catalog.pg_relation_is_updatable(r.oid, true),
-    'is_view', r.relkind in ('v', 'm')
+    'is_view', r.relkind in ('v', 'm'),
+    'description', pg_catalog.obj_description(r.oid, 'pg_class')
   ) as document
   from relations r
 ), foreign_keys as (

@@ -74,6 +74,7 @@ def _config(given: Mapping[str, str], schemas: Sequence[str]) -> Config:
         pre_request=_name(*hook.split(".", 1)) if hook and "." in hook else ("public", hook) if hook else None,
         rolls_back=end in {"rollback", "rollback-allow-override"},
         allows_tx=end.endswith("-allow-override"),
+        openapi_mode=given.get("pgrst.openapi_mode", default.openapi_mode),
     )
 
 
@@ -145,6 +146,7 @@ def _table(item: Mapping[str, Any], primary_keys: Mapping[QualifiedName, tuple[s
         is_insertable=bool(writes & _INSERT),
         is_updatable=bool(writes & _UPDATE),
         is_deletable=bool(writes & _DELETE),
+        description=item["description"],
     )
 
 

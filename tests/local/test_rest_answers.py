@@ -292,7 +292,6 @@ REFUSALS: dict[str, tuple[str, str, dict[str, Any], int, str, str, str | None, s
     "a path in a path": (
         "GET", "works/1", {}, 404, "PGRST125", "Invalid path specified in request URL", None, None,
     ),
-    "the root": ("GET", "", {}, 404, "PGRST126", "Root endpoint metadata is disabled", None, None),
     "a schema that is not exposed": (
         "GET", "guards", {"headers": {"Accept-Profile": "hidden"}}, 406, "PGRST106", "Invalid schema: hidden",
         None, "Only the following schemas are exposed: public",
