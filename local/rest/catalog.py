@@ -118,6 +118,7 @@ class Config:
     pre_request: QualifiedName | None = None  # a function called before each request's own statement
     rolls_back: bool = False  # what becomes of a transaction where the request does not say
     allows_tx: bool = False  # whether `Prefer: tx=` may say
+    allows_aggregates: bool = False
     openapi_mode: str = "follow-privileges"  # or ignore-privileges, or disabled
 
 

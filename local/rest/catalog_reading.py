@@ -21,6 +21,7 @@ from local.rest.view_columns import BaseColumn, Origin, base_columns
 _QUERY = Path(__file__).with_name("catalog.sql").read_bytes()
 # The bits of pg_relation_is_updatable(): 1 << CmdType.
 _UPDATE, _INSERT, _DELETE = 1 << 2, 1 << 3, 1 << 4
+_TRUE = frozenset({"true", "on", "yes", "1"})
 # The columns of views that show a table's column: view -> base column -> names in the view.
 _Shown = Mapping[QualifiedName, Mapping[BaseColumn, Sequence[str]]]
 
@@ -74,6 +75,7 @@ def _config(given: Mapping[str, str], schemas: Sequence[str]) -> Config:
         pre_request=_name(*hook.split(".", 1)) if hook and "." in hook else ("public", hook) if hook else None,
         rolls_back=end in {"rollback", "rollback-allow-override"},
         allows_tx=end.endswith("-allow-override"),
+        allows_aggregates=given.get("pgrst.db_aggregates_enabled", "").lower() in _TRUE,
         openapi_mode=given.get("pgrst.openapi_mode", default.openapi_mode),
     )
 

@@ -1,7 +1,9 @@
 """The grammar of PostgREST's query parameters, by recursive descent.
 
     select     = [item *("," item)]
-    item       = "*" / [alias ":"] field ["::" cast] / ["..." / ".." / alias ":"] name *("!" modifier) "(" select ")"
+    item       = "*" / [alias ":"] column ["." function "()" ["::" cast]] / [alias ":"] "count()" ["::" cast]
+               / ["..." / ".." / alias ":"] name *("!" modifier) "(" select ")"
+    column     = field ["::" cast]
     field      = name *(("->" / "->>") (name / integer))
     filter     = ["not."] operator ["(" modifier ")"] "." value
     junction   = "(" condition *("," condition) ")"        ; blanks around each of these
@@ -19,12 +21,13 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from local.rest.errors import ApiError, aggregates_are_off
+from local.rest.errors import ApiError
 from local.rest.query import (
     COMPARISONS,
     QUANTIFIABLE,
     SEARCHES,
     TRUTHS,
+    Aggregate,
     Column,
     Comparison,
     Condition,
@@ -50,7 +53,7 @@ _QUANTIFIER = re.compile(r"\((any|all)\)")
 _TRUTH = re.compile("|".join(TRUTHS), re.IGNORECASE)
 _UNQUOTED = re.compile(r"[^,)]*")
 _ARRAY = re.compile(r'\{(?:"(?:[^"\\]|\\.)*"|[^{}"])*\}(?=[,)])')
-_AGGREGATE = re.compile(r"\.(?:sum|avg|max|min|count)\(\)")
+_AGGREGATE = re.compile(r"\.(sum|avg|max|min|count)\(\)")
 _JUNCTION = re.compile(r"[ \t]*(not\.)?(and|or)(?=[ \t]*\()")
 _DIRECTION = re.compile(r"\.(asc|desc)")
 _NULLS_ORDER = re.compile(r"\.nulls(first|last)")
@@ -158,15 +161,20 @@ def _item(scanner: Scanner, *, depth: int) -> SelectItem:
     if scanner.sees(":") and not scanner.sees("::"):
         scanner.expect(":")
         alias, name = name, scanner.name()
-    if name == "count" and scanner.sees("()"):
-        raise aggregates_are_off()
+    if name == "count" and scanner.accept("()"):
+        return Aggregate("count", None, alias, _cast(scanner))
     if scanner.sees("!") or scanner.sees("("):
         return _embed(scanner, name, alias=alias, spread=False, depth=depth)
     steps = _json_path(scanner)
-    cast = scanner.name("type name") if scanner.accept("::") else None
-    if scanner.match(_AGGREGATE):
-        raise aggregates_are_off()
+    cast = _cast(scanner)
+    aggregate = scanner.match(_AGGREGATE)
+    if aggregate is not None:
+        return Aggregate(aggregate[1], Column(Field(name, steps), cast), alias, _cast(scanner))
     return Column(Field(name, steps), cast, alias)
+
+
+def _cast(scanner: Scanner) -> str | None:
+    return scanner.name("type name") if scanner.accept("::") else None
 
 
 def _embed(scanner: Scanner, target: str, *, alias: str | None, spread: bool, depth: int) -> Embed:

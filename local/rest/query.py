@@ -50,6 +50,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Aggregate:
+    """`alias:column.function()::cast`, of each group of the rows that are alike in the other items of the select."""
+
+    function: str
+    of: Column | None  # None counts the rows themselves
+    alias: str | None = None
+    cast: str | None = None
+
+    @property
+    def output_name(self) -> str:
+        return self.alias or self.function
+
+
+@dataclass(frozen=True, slots=True)
 class Embed:
     """`alias:target!hint!inner(items)`: rows of a related relation."""
 
@@ -65,7 +79,7 @@ class Embed:
         return self.alias or self.target
 
 
-SelectItem = Star | Column | Embed
+SelectItem = Star | Column | Aggregate | Embed
 
 
 @dataclass(frozen=True, slots=True)

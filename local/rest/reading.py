@@ -1,44 +1,44 @@
 """`select` with its embeds, as one SQL select.
 
-An embed is a lateral join that yields either a row (to-one) or aggregated arrays (to-many: one of its rows or, spread
-into the parent, one of each column), so a parent row is never multiplied and the page limit always counts parents.
+An embed never multiplies its parent's rows, so the page limit always counts parents; `embedding` says how.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Identifier
 
-from local.rest import errors
+from local.rest import errors, selecting
 from local.rest.catalog import Catalog, Table
 from local.rest.conditions import Row, condition
-from local.rest.query import Column, Comparison, Embed, OrderTerm, Path, Query, Scope, SelectItem, Star
+from local.rest.embedding import (
+    Joined,
+    Reading,
+    Shown,
+    absence,
+    has_aggregates,
+    is_empty,
+    shown,
+    to_many,
+    to_many_spread,
+    to_one,
+)
+from local.rest.query import (
+    Aggregate,
+    Column,
+    Comparison,
+    Embed,
+    OrderTerm,
+    Path,
+    Query,
+    Scope,
+    SelectItem,
+    Star,
+)
 from local.rest.relationships import Relationship, find_relationship
+from local.rest.selecting import Item, Made
 from local.rest.sql import NOTHING, Parameters, deparsed, joined, qualified, type_name, where
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """`rows` is the whole select; `matching` its from and where alone, to be counted without the page.
-
-    `matching_values` is how many of the statement's parameters are bound before the end of `matching`.
-    """
-
-    rows: Composable
-    matching: Composable
-    matching_values: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Joined:
-    """An embed of one level: what it selects, how it is joined, and the test that it is absent."""
-
-    embed: Embed
-    items: Composable | None
-    join: Composable
-    is_absent: Composable
 
 
 class Reader:
@@ -90,44 +90,70 @@ class Reader:
         scope: Scope,
         on: Sequence[Composable],
         limit: int | None,
+        lifts: bool = False,
     ) -> Reading:
+        """Compose one level; `lifts` leaves its aggregates to the parent."""
         embeds = [self._embed(item, row, table, path) for item in items if isinstance(item, Embed)]
 
         def embed_filter(asked: Comparison) -> Composable | None:
-            return _absence(asked, embeds)
+            return absence(asked, embeds)
 
         conditions = [condition(row, asked, self._parameters, embed_filter) for asked in scope.conditions]
         matching = SQL(" from {} as {}{}{}").format(
             source, Identifier(row.alias), joined((embed.join for embed in embeds), ""), where([*on, *conditions])
         )
         matching_values = len(self._parameters.values)
-        selected = [self._item(item, row) for item in items if not isinstance(item, Embed)]
-        selected += [embed.items for embed in embeds if embed.items is not None]
-        page = self._page(scope, limit)
-        order = self._order(scope, row, table, items)
-        return Reading(
-            SQL("select {}{}{}{}").format(joined(selected), matching, order, page), matching, matching_values
+        listed = [self._item(item, row) for item in items if isinstance(item, Star | Column)]
+        listed += [item for embed in embeds for item in embed.items]
+        aggregates = self._aggregates(items, row, embeds)
+        is_grouped = bool(aggregates) and not lifts
+        selected = (
+            selecting.grouped(listed, aggregates) if is_grouped else selecting.lifted(listed, aggregates, self._alias)
         )
+        page = self._page(scope, limit)
+        order = self._order(scope, row, table, items, shown(items, listed, embeds) if is_grouped else {})
+        rows = SQL("select {}{}{}{}{}").format(selected.texts, matching, selected.grouping, order, page)
+        return Reading(rows, matching, matching_values, selected.lifted)
 
-    def _item(self, item: Star | Column, row: Row) -> Composable:
+    def _aggregates(self, items: Sequence[SelectItem], row: Row, embeds: Sequence[Joined]) -> list[Made]:
+        """The aggregates, with what each is made of: those of this relation, and those that embeds left to it."""
+        aggregates: list[Made] = [
+            (one, SQL("1") if one.of is None else self._value(one.of, row))
+            for one in items
+            if isinstance(one, Aggregate)
+        ]
+        aggregates += [made for embed in embeds for made in embed.made]
+        if aggregates and not self._catalog.config.allows_aggregates:
+            raise errors.aggregates_are_off()
+        return aggregates
+
+    def _item(self, item: Star | Column, row: Row) -> Item:
         if isinstance(item, Star):
-            return _every_column(row)
+            return Item(_every_column(row), [row.represented(name) or row.column(name) for name in row.types])
+        value = self._value(item, row)
+        return Item(SQL("{} as {}").format(value, Identifier(item.output_name)), [value])
+
+    def _value(self, item: Column, row: Row) -> Composable:
         represented = None if item.field.path else row.represented(item.field.name)
         value = represented or row.value(item.field, self._parameters)
         if item.cast is not None:
             value = SQL("cast({} as {})").format(value, type_name(item.cast))
-        return SQL("{} as {}").format(value, Identifier(item.output_name))
+        return value
 
-    def _order(self, scope: Scope, row: Row, table: Table | None, items: Sequence[SelectItem]) -> Composable:
+    def _order(
+        self, scope: Scope, row: Row, table: Table | None, items: Sequence[SelectItem], listed: Shown
+    ) -> Composable:
         if not scope.order:
             return NOTHING
-        return SQL(" order by {}").format(joined(self._term(term, row, table, items) for term in scope.order))
+        return SQL(" order by {}").format(joined(self._term(term, row, table, items, listed) for term in scope.order))
 
-    def _term(self, term: OrderTerm, row: Row, table: Table | None, items: Sequence[SelectItem]) -> Composable:
-        if term.relation is None:
-            value = row.value(term.field, self._parameters)
-        else:
+    def _term(
+        self, term: OrderTerm, row: Row, table: Table | None, items: Sequence[SelectItem], listed: Shown
+    ) -> Composable:
+        value = listed.get((term.relation, term.field))
+        if value is None and term.relation is not None:
             value = self._related_value(term, term.relation, row, table, items)
+        value = value or row.value(term.field, self._parameters)
         direction = SQL(" desc") if term.descending else NOTHING
         nulls = NOTHING if term.nulls is None else SQL(" nulls {}").format(deparsed(term.nulls))
         return SQL("{}{}{}").format(value, direction, nulls)
@@ -158,7 +184,7 @@ class Reader:
             page = SQL("{} offset {}").format(page, self._parameters.bind(scope.offset))
         return page
 
-    def _embed(self, embed: Embed, parent: Row, table: Table | None, path: Path) -> _Joined:
+    def _embed(self, embed: Embed, parent: Row, table: Table | None, path: Path) -> Joined:
         if table is None:
             raise errors.not_implemented(f"'{embed.target}' cannot be embedded in rows that are not a table's")
         way = find_relationship(self._catalog, table, embed.target, embed.hint)
@@ -177,10 +203,13 @@ class Reader:
             scope=scope,
             on=on,
             limit=None if way.to_one else self._max_rows,
+            lifts=embed.spread,
         )
-        if way.to_one:
-            return self._to_one(embed, reading)
-        return self._to_many_spread(embed, reading, target) if embed.spread else self._to_many(embed, reading)
+        alias = self._alias()
+        if not (way.to_one or embed.spread):
+            return to_many(embed, reading, alias)
+        outputs = self._outputs(embed.items, target) if embed.spread else {}
+        return (to_one if way.to_one else to_many_spread)(embed, reading, alias, outputs)
 
     def _over_junction(self, way: Relationship, parent: Row, row: Row) -> tuple[Composable, list[Composable]]:
         if way.junction is None:
@@ -193,65 +222,26 @@ class Reader:
         )
         return qualified(way.target), [middle]
 
-    def _to_one(self, embed: Embed, reading: Reading) -> _Joined:
-        alias = Identifier(self._alias())
-        join = SQL(" {} join lateral ({}) as {} on true").format(_join_kind(embed), reading.rows, alias)
-        if _is_empty(embed):
-            items = None
-        elif embed.spread:
-            items = SQL("{}.*").format(alias)
-        else:
-            items = SQL("row_to_json({}.*) as {}").format(alias, Identifier(embed.output_name))
-        return _Joined(embed, items, join, SQL("{}.* is not distinct from null").format(alias))
+    def _outputs(self, items: Sequence[SelectItem], table: Table) -> dict[str, bool]:
+        """What the columns of a select are called, with those that are spread into it, and whether each is a document.
 
-    def _to_many(self, embed: Embed, reading: Reading) -> _Joined:
-        alias = Identifier(self._alias())
-        rows = SQL("{}.rows").format(alias)
-        join = SQL(" {} join lateral (select json_agg({}.*) as rows from ({}) as {}) as {} on {}").format(
-            _join_kind(embed),
-            alias,
-            reading.rows,
-            alias,
-            alias,
-            SQL("{} is not null").format(rows) if embed.inner else SQL("true"),
-        )
-        items = None
-        if not _is_empty(embed):
-            items = SQL("coalesce({}, '[]') as {}").format(rows, Identifier(embed.output_name))
-        return _Joined(embed, items, join, SQL("{} is null").format(rows))
-
-    def _to_many_spread(self, embed: Embed, reading: Reading, target: Table) -> _Joined:
-        alias, names = self._alias(), self._output_names(embed.items, target)
-        arrays = [
-            SQL("coalesce(json_agg({}), '[]') as {}").format(Identifier(alias, name), Identifier(name))
-            for name in names
-        ]
-        count = Identifier(alias, "pgrst_count")
-        join = SQL(" {} join lateral (select {} from ({}) as {}) as {} on {}").format(
-            _join_kind(embed),
-            joined([SQL("count(*) as pgrst_count"), *arrays]),
-            reading.rows,
-            Identifier(alias),
-            Identifier(alias),
-            SQL("{} > 0").format(count) if embed.inner else SQL("true"),
-        )
-        items = joined(Identifier(alias, name) for name in names) if names else None
-        return _Joined(embed, items, join, SQL("{} = 0").format(count))
-
-    def _output_names(self, items: Sequence[SelectItem], table: Table) -> list[str]:
-        """What the columns of a select are called, with those that are spread into it."""
-        names: list[str] = []
+        The aggregates are the parent's, and so are the columns beside them in the spread of several rows.
+        """
+        outputs: dict[str, bool] = {}
         for item in items:
             if isinstance(item, Star):
-                names += table.columns
+                outputs |= dict.fromkeys(table.columns, False)
             elif isinstance(item, Column):
-                names.append(item.output_name)
-            elif item.spread:
+                outputs[item.output_name] = False
+            elif isinstance(item, Embed) and item.spread:
                 way = find_relationship(self._catalog, table, item.target, item.hint)
-                names += self._output_names(item.items, self._catalog.tables[way.target])
-            elif not _is_empty(item):
-                names.append(item.output_name)
-        return names
+                if not way.to_one and has_aggregates(item):
+                    continue
+                inner = self._outputs(item.items, self._catalog.tables[way.target])
+                outputs |= {name: is_document or not way.to_one for name, is_document in inner.items()}
+            elif isinstance(item, Embed) and not is_empty(item):
+                outputs[item.output_name] = True
+        return outputs
 
     def _scope(self, embed: Embed, path: Path) -> tuple[Path, Scope]:
         """The embed's own part of the query; by its alias, or by the target's name, which still works."""
@@ -287,15 +277,6 @@ def _every_column(row: Row) -> Composable:
     )
 
 
-def _is_empty(embed: Embed) -> bool:
-    """Whether nothing is to be shown of it: it is there for its filters."""
-    return all(isinstance(item, Embed) and _is_empty(item) for item in embed.items)
-
-
-def _join_kind(embed: Embed) -> Composable:
-    return SQL("inner") if embed.inner else SQL("left")
-
-
 def _on(way: Relationship, parent: str, other: str) -> list[Composable]:
     return _pairs(way.columns, parent, other)
 
@@ -307,16 +288,3 @@ def _pairs(columns: Sequence[tuple[str, str]], left: str, right: str) -> list[Co
 def _named(items: Sequence[SelectItem], name: str) -> Embed | None:
     embeds = [item for item in items if isinstance(item, Embed) and name in {item.output_name, item.target}]
     return embeds[0] if embeds else None
-
-
-def _absence(asked: Comparison, embeds: Sequence[_Joined]) -> Composable | None:
-    """`embed=is.null` and `embed=not.is.null`, the only filters on an embed as a whole; others are on a column."""
-    operation = asked.operation
-    if asked.field.path or operation.operator != "is" or operation.value not in {"null", "not_null"}:
-        return None
-    for joined_embed in embeds:
-        if asked.field.name != joined_embed.embed.output_name:
-            continue
-        wants_absent = (operation.value == "null") != operation.negated
-        return joined_embed.is_absent if wants_absent else SQL("not ({})").format(joined_embed.is_absent)
-    return None

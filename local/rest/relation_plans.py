@@ -15,9 +15,10 @@ from local.rest.asked import Asked
 from local.rest.body import Payload, csv_rows, parse_rows
 from local.rest.catalog import Catalog, Table
 from local.rest.conditions import Row
+from local.rest.embedding import Reading
 from local.rest.media import Media
 from local.rest.query import Column, Comparison, Field
-from local.rest.reading import Reader, Reading
+from local.rest.reading import Reader
 from local.rest.sql import Parameters, Statement, qualified
 from local.rest.transaction import Outcome, Plan
 from local.rest.writing import Conflict, Writer

@@ -15,7 +15,7 @@ from local.rest import errors
 from local.rest.body import Payload
 from local.rest.catalog import Catalog, Table, TableColumn
 from local.rest.conditions import Row, condition, no_embeds
-from local.rest.query import Column, Query, SelectItem, Star
+from local.rest.query import Aggregate, Column, Query, SelectItem, Star
 from local.rest.relationships import find_relationship
 from local.rest.sql import NOTHING, Parameters, deparsed, joined, qualified, where
 
@@ -170,6 +170,8 @@ class Writer:
 
     def _needed(self, item: SelectItem) -> list[str] | None:
         """The columns that the answer's item is made of: of an embed those that it is joined by. None is all."""
+        if isinstance(item, Aggregate):
+            return [] if item.of is None else [item.of.field.name]
         if isinstance(item, Column):
             return [item.field.name]
         if isinstance(item, Star):

@@ -12,6 +12,7 @@ from local.rest.errors import ApiError
 from local.rest.parameters import parse_parameters
 from local.rest.parser import parse_junction, parse_key, parse_operation, parse_order, parse_select
 from local.rest.query import (
+    Aggregate,
     Column,
     Comparison,
     Embed,
@@ -196,11 +197,14 @@ def test_depth_is_bounded(text: str) -> None:
         parse_junction("(" + "and(" * 5000, kind="or", negated=False)
 
 
-def test_aggregates_are_off() -> None:
-    with pytest.raises(ApiError) as refusal:
-        parse_select("amount.sum()")
+def test_aggregates() -> None:
+    amount = Column(Field("data", (JsonStep("amount", as_text=True),)), "int")
 
-    assert refusal.value.code == "PGRST123"
+    assert parse_select("n:count()::text,total:data->>amount::int.sum()::text,data->>amount::int.max()") == (
+        Aggregate("count", None, "n", "text"),
+        Aggregate("sum", amount, "total", "text"),
+        Aggregate("max", amount),
+    )
 
 
 GRAMMAR = st.text(alphabet='ab1*,.:()!-> "\\{}&\n', max_size=40)
