@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from local.rest.call_plans import call_methods, plan_call
 from local.rest.callers import ANONYMOUS, Caller, Callers
 from local.rest.catalog import Catalog
 from local.rest.errors import ApiError
+from local.rest.explaining import Explanation
 from local.rest.openapi import ROOT_METHODS, plan_description
 from local.rest.relation_plans import plan_relation, relation_methods
 from local.rest.schema_cache import SchemaCache
@@ -84,8 +86,12 @@ class _RestApi:
         caller = self._callers.identify(request.headers.get("authorization"))
         config = self.cache.catalog.config
         asked = await read_request(request, config, name=request.path_params.get("name", ""), is_call=is_call)
+        explanation = Explanation.asked_for(asked.accept) if config.allows_plans and asked.name else None
+        if explanation is not None:
+            asked = replace(asked, accept=explanation.answer)
         async with self._refusing(caller):
             plan = await self.cache.resolve(lambda catalog: planner(catalog, asked))
+            plan = plan if explanation is None else explanation.of(plan)
             role_settings = self.cache.catalog.role_settings.get(caller.role, {})
             settings = request_settings(request, asked, caller, config, [*role_settings.items()])
             rolls_back = asked.preferences.rolls_back

@@ -119,6 +119,7 @@ class Config:
     rolls_back: bool = False  # what becomes of a transaction where the request does not say
     allows_tx: bool = False  # whether `Prefer: tx=` may say
     allows_aggregates: bool = False
+    allows_plans: bool = False
     openapi_mode: str = "follow-privileges"  # or ignore-privileges, or disabled
 
 

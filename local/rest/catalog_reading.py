@@ -76,6 +76,7 @@ def _config(given: Mapping[str, str], schemas: Sequence[str]) -> Config:
         rolls_back=end in {"rollback", "rollback-allow-override"},
         allows_tx=end.endswith("-allow-override"),
         allows_aggregates=given.get("pgrst.db_aggregates_enabled", "").lower() in _TRUE,
+        allows_plans=given.get("pgrst.db_plan_enabled", "").lower() in _TRUE,
         openapi_mode=given.get("pgrst.openapi_mode", default.openapi_mode),
     )
 

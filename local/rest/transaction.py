@@ -56,6 +56,12 @@ class Outcome:
             response_status=None if status is None else status.decode(),
         )
 
+    @classmethod
+    def of_lines(cls, result: PGresult) -> Outcome:
+        """Take a result of one text column as the body."""
+        lines = [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
+        return cls(b"\n".join(lines), len(lines), None, None, None, None)
+
     def override(self, response: Response) -> Response:
         """Apply the status and headers that SQL set by `response.status` and `response.headers`.
 
@@ -81,7 +87,8 @@ class Plan:
     """What to run and how to answer.
 
     `respond` may refuse (`ApiError`); with `commits_last` the transaction waits for it and is rolled back then.
-    `explained` is a statement whose number of rows the planner is to estimate.
+    `explained` is a statement whose number of rows the planner is to estimate. With `is_explained` the statement
+    itself yields its plan, a text in lines.
     """
 
     statement: Statement
@@ -90,6 +97,7 @@ class Plan:
     is_read_only: bool = False
     commits_last: bool = False
     settings: Sequence[Setting] = ()
+    is_explained: bool = False
 
 
 async def run(
@@ -105,8 +113,9 @@ async def run(
     `pre_request` is a function that is called before the statement, and may refuse the request. `ending` is the
     last statement, where nothing was refused.
     """
+    read = Outcome.of_lines if plan.is_explained else Outcome.of
     async with pool.connection() as connection:
-        outcome = await _send(connection, _statements(plan, settings, pre_request, ending))
+        outcome = await _send(connection, _statements(plan, settings, pre_request, ending), read)
         response = outcome.override(plan.respond(outcome))
         if plan.commits_last:
             await connection.execute(ending)
@@ -140,7 +149,9 @@ def _begin(plan: Plan, settings: Sequence[Setting]) -> bytes:
     return b"begin" + level + (b" read only" if plan.is_read_only else b"")
 
 
-async def _send(connection: AsyncConnection[TupleRow], transaction: _Transaction) -> Outcome:
+async def _send(
+    connection: AsyncConnection[TupleRow], transaction: _Transaction, read: Callable[[PGresult], Outcome]
+) -> Outcome:
     answering, explaining = AsyncRawCursor(connection), AsyncRawCursor(connection)
     failure: psycopg.Error | None = None
     try:
@@ -159,7 +170,7 @@ async def _send(connection: AsyncConnection[TupleRow], transaction: _Transaction
         raise (failure or exc) from None
     if failure is not None or answering.pgresult is None:
         raise failure or RuntimeError("the statement has no result")
-    outcome = Outcome.of(answering.pgresult)
+    outcome = read(answering.pgresult)
     if transaction.explained is None or explaining.pgresult is None:
         return outcome
     (explanation,) = orjson.loads(explaining.pgresult.get_value(0, 0) or b"[{}]")

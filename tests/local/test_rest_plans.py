@@ -1,0 +1,56 @@
+"""Execution plans of requests, which a project may turn on (`pgrst.db_plan_enabled`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.rest import Shop, configure_rest, open_shop
+
+PLAN = "application/vnd.pgrst.plan"
+
+
+@pytest_asyncio.fixture
+async def shop(database_url: str) -> AsyncGenerator[Shop]:
+    configure_rest(database_url, db_plan_enabled="true")
+    async with open_shop(database_url) as opened:
+        yield opened
+
+
+async def test_a_plan_in_place_of_rows(shop: Shop) -> None:
+    as_json = await shop.service.get(
+        "pets?id=eq.1",
+        headers={"Accept": f'{PLAN}+json; for="application/vnd.pgrst.object+json"; options=analyze|verbose|foo'},
+    )
+    as_text = await shop.service.get("pets?id=eq.1", headers={"Accept": PLAN})
+
+    assert as_json.headers["content-type"] == (
+        f'{PLAN}+json; for="application/vnd.pgrst.object+json"; options=analyze|verbose; charset=utf-8'
+    )
+    assert as_json.json()[0]["Plan"]["Actual Rows"] == 1
+    assert as_text.headers["content-type"] == f'{PLAN}+text; for="application/json"; charset=utf-8'
+    assert (as_text.status_code, as_text.text.split()[0]) == (200, "Aggregate")
+
+
+@pytest.mark.parametrize(("options", "names"), [("", ["ball", "rope"]), ("; options=analyze", ["all", "all"])])
+async def test_a_write_is_done_only_where_it_is_analyzed(shop: Shop, options: str, names: list[str]) -> None:
+    answer = await shop.service.patch(
+        "toys?id=gt.0", json={"title": "all"}, headers={"Accept": f"{PLAN}+json{options}", "Prefer": "return=minimal"}
+    )
+
+    assert (answer.status_code, "Plan" in answer.json()[0]) == (200, True)
+    assert [toy["title"] for toy in (await shop.service.get("toys?order=id")).json()] == names
+
+
+async def test_the_plan_of_a_call(shop: Shop) -> None:
+    client = await shop.stack.client(shop.stack.service_key)
+
+    by_client = await client.table("pets").select("name").explain(analyze=True, format="text").execute()
+    call = await shop.service.get("rpc/pets_of?p_owner=1&select=name", headers={"Accept": f"{PLAN}+json"})
+    unknown = await shop.service.get("rpc/no_such", headers={"Accept": f"{PLAN}+json"})
+
+    assert by_client.startswith("Aggregate")
+    assert "Plan" in call.json()[0]
+    assert unknown.json()["code"] == "PGRST202"
