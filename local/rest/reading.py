@@ -40,6 +40,8 @@ from local.rest.relationships import Relationship, find_relationship
 from local.rest.selecting import Item, Made
 from local.rest.sql import NOTHING, Parameters, deparsed, joined, qualified, type_name, where
 
+_SHOWN = 15  # letters of a table's name, so that no alias is too long
+
 
 class Reader:
     """Composes one query over one relation."""
@@ -51,6 +53,7 @@ class Reader:
         self._query = query
         self._parameters = parameters
         self._used: set[Path] = set()
+        self._root = ""
         self._count = 0
 
     def read(self, source: Composable, row: Row, *, table: Table | None, is_filtered: bool) -> Reading:
@@ -62,7 +65,7 @@ class Reader:
         Raises:
             ApiError: an embed that does not exist, or a filter on one that is not selected.
         """
-        scope = self._query.root
+        self._root, scope = row.alias, self._query.root
         self._used.add(())
         reading = self._compose(
             source,
@@ -253,11 +256,14 @@ class Reader:
         return (*path, embed.output_name), Scope()
 
     def _row(self, way: Relationship) -> Row:
-        return Row.of(self._catalog, self._catalog.tables[way.target], self._alias())
+        """The target, under a name that tells it in plans."""
+        alias = self._alias(way.target[1][:_SHOWN])
+        return Row.of(self._catalog, self._catalog.tables[way.target], alias)
 
-    def _alias(self) -> str:
+    def _alias(self, of: str = "pgrst") -> str:
         self._count += 1
-        return f"pgrst_{self._count}"
+        alias = f"{of}_{self._count}"
+        return self._alias(of) if alias == self._root else alias
 
 
 def _source(way: Relationship, parent: Row) -> Composable:
@@ -282,7 +288,7 @@ def _on(way: Relationship, parent: str, other: str) -> list[Composable]:
 
 
 def _pairs(columns: Sequence[tuple[str, str]], left: str, right: str) -> list[Composable]:
-    return [SQL("{} = {}").format(Identifier(left, own), Identifier(right, other)) for own, other in columns]
+    return [SQL("{} = {}").format(Identifier(right, other), Identifier(left, own)) for own, other in columns]
 
 
 def _named(items: Sequence[SelectItem], name: str) -> Embed | None:

@@ -34,6 +34,23 @@ async def test_a_plan_in_place_of_rows(shop: Shop) -> None:
     assert (as_text.status_code, as_text.text.split()[0]) == (200, "Aggregate")
 
 
+async def test_a_plan_tells_the_tables_by_their_names(shop: Shop) -> None:
+    plan = await shop.service.get("owners?select=name,pets(name)&pets.kind=eq.cat", headers={"Accept": PLAN})
+
+    assert "pets_1.kind = 'cat'::text" in plan.text
+
+
+async def test_a_table_that_is_named_as_a_relation_in_a_plan(shop: Shop) -> None:
+    await shop.execute(
+        "create table public.owners_1 (id bigint primary key, owner_id bigint references public.owners (id));"
+        "grant select on public.owners_1 to service_role; insert into public.owners_1 values (1, 2), (2, 1)"
+    )
+
+    rows = await shop.service.get("owners_1?select=id,owners(name)&order=id")
+
+    assert rows.json() == [{"id": 1, "owners": {"name": "Bob"}}, {"id": 2, "owners": {"name": "Ada"}}]
+
+
 @pytest.mark.parametrize(("options", "names"), [("", ["ball", "rope"]), ("; options=analyze", ["all", "all"])])
 async def test_a_write_is_done_only_where_it_is_analyzed(shop: Shop, options: str, names: list[str]) -> None:
     answer = await shop.service.patch(
