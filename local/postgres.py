@@ -37,8 +37,9 @@ SETTINGS: Mapping[str, str] = {
     "unix_socket_directories": "",  # a socket's path may be too long, and nobody needs a second way in
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "jit": "off",
-    "default_text_search_config": "pg_catalog.english",  # as on Supabase
+    "default_text_search_config": "pg_catalog.english",  # this and the next two are Supabase's
+    "effective_cache_size": "128MB",
+    "compute_query_id": "on",
     "scram_iterations": "1",  # the password is published; the default 4096 cost 4 ms a connection
 }
 # A crash of the machine may lose everything; a crash of the server loses nothing.

@@ -122,7 +122,7 @@ def request_settings(
     for name, value in request.headers.items():
         if name != "cookie":
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    schemas = dict.fromkeys((asked.schema, *config.extra_search_path))
+    schemas = (asked.schema, *config.extra_search_path)  # one twice is no harm, and as PostgREST has it
     search_path = ", ".join('"' + schema.replace('"', '""') + '"' for schema in schemas)
     settings = [
         ("search_path", search_path),

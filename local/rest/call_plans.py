@@ -75,7 +75,7 @@ def call_methods(catalog: Catalog, schema: str, name: str) -> tuple[str, ...]:
     Raises:
         ApiError: PGRST202 if there is none.
     """
-    overloads = catalog.functions.get((schema, name))
+    overloads = catalog.routines.get((schema, name))
     if overloads is None:
         raise no_function(catalog, schema, name, (), None)
     return ("POST",) if all(function.is_volatile for function in overloads) else ("GET", "HEAD", "POST")

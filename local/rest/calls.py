@@ -47,10 +47,10 @@ def find_function(
     Raises:
         ApiError: PGRST202 if there is none, PGRST203 if there are several.
     """
-    overloads = catalog.functions.get((schema, name), ())
+    overloads = catalog.routines.get((schema, name), ())
     found = [] if content_type not in {None, "application/json"} else [f for f in overloads if _accepts(f, given)]
     if len(found) == 1:
-        return Call(found[0])
+        return Call(found[0], takes_whole_body=found[0].takes_whole is not None)
     if not found:
         whole = [function for function in overloads if _takes_whole(function, content_type)]
         if len(whole) == 1:
@@ -74,9 +74,7 @@ def _accepts(function: Function, given: Collection[str]) -> bool:
 
 
 def _takes_whole(function: Function, content_type: str | None) -> bool:
-    types = _WHOLE_BODY.get(content_type or "", frozenset[str]())
-    arguments = function.arguments
-    return len(arguments) == 1 and not arguments[0].name and arguments[0].type in types
+    return function.takes_whole in _WHOLE_BODY.get(content_type or "", frozenset[str]())
 
 
 def no_function(catalog: Catalog, schema: str, name: str, given: Collection[str], content_type: str | None) -> ApiError:
@@ -102,9 +100,9 @@ def no_function(catalog: Catalog, schema: str, name: str, given: Collection[str]
 
 def _similar_call(catalog: Catalog, schema: str, name: str, names: Sequence[str]) -> str | None:
     """Of an existing function the closest arguments, else the closest function."""
-    overloads = catalog.functions.get((schema, name), ())
+    overloads = catalog.routines.get((schema, name), ())
     if not overloads:
-        return similar(name, (known for own, known in catalog.functions if own == schema))
+        return similar(name, (known for own, known in catalog.routines if own == schema))
     arguments = (", ".join(sorted(one.name for one in function.arguments)) for function in overloads)
     close = similar(f"({', '.join(names)})", [f"({names})" for names in arguments])
     return f"{name}{close}" if close else None
@@ -137,7 +135,7 @@ def with_texts(function: Function, pairs: Sequence[tuple[str, str]], parameters:
     arguments: list[Composable] = []
     for argument in function.arguments:
         texts = values.get(argument.name)
-        if texts is None:
+        if texts is None or not argument.name:
             continue
         is_list = argument.is_variadic and not texts[0].startswith("{")
         bound = parameters.bind(array_literal(tuple(texts)) if is_list else texts[-1])

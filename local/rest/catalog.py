@@ -15,6 +15,7 @@ from local.rest.errors import ApiError
 from local.rest.similar import similar
 
 _CLOSE_TABLE = 0.75
+_WHOLE_BODIES = frozenset({"json", "jsonb", "text", "bytea", "xml"})
 QualifiedName = tuple[str, str]
 
 
@@ -103,6 +104,16 @@ class Function:
     media_is_bytes: bool = False
 
     @property
+    def takes_whole(self) -> str | None:
+        """The type of the only argument where that has no name: it takes the whole body."""
+        return self.arguments[0].type if len(self.arguments) == 1 and not self.arguments[0].name else None
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether a request can give it its arguments."""
+        return self.takes_whole in _WHOLE_BODIES if self.takes_whole else all(one.name for one in self.arguments)
+
+    @property
     def signature(self) -> str:
         arguments = ", ".join(f"{argument.name} => {argument.type}" for argument in self.arguments)
         return f"{self.schema}.{self.name}({arguments})"
@@ -150,6 +161,16 @@ class Catalog:
                     found[function.of].append(function)
         return {table: tuple(functions) for table, functions in found.items()}
 
+    @cached_property
+    def routines(self) -> Mapping[QualifiedName, tuple[Function, ...]]:
+        """The functions that can be called, those of one name in the order in which PostgREST lists them."""
+        routines: dict[QualifiedName, tuple[Function, ...]] = {}
+        for name, overloads in self.functions.items():
+            found = [function for function in overloads if function.is_callable]
+            if found:
+                routines[name] = tuple(sorted(found, key=_listed_by))
+        return routines
+
     def table(self, schema: str, name: str) -> Table:
         """Find a table or view.
 
@@ -167,6 +188,10 @@ class Catalog:
                 hint=f"Perhaps you meant the table '{schema}.{close}'" if close else None,
             )
         return table
+
+
+def _listed_by(function: Function) -> tuple[int, list[tuple[str, str]]]:
+    return len(function.arguments), [(one.name, one.type) for one in function.arguments]
 
 
 EMPTY = Catalog(tables={}, foreign_keys=(), functions={})

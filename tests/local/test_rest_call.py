@@ -68,6 +68,36 @@ async def test_a_single_unnamed_parameter_takes_the_whole_body(shop: Shop) -> No
     assert answer.json() == {"any": ["thing"]}
 
 
+async def test_overloads_without_names(shop: Shop) -> None:
+    """Only what can take a body whole is there at all, and it gets it, by whatever name it was called."""
+    await shop.execute("""
+        create function public.kind(boolean) returns text language sql as $$ select 'boolean' $$;
+        create function public.kind(text) returns text language sql as $$ select 'text ' || $1 $$;
+        create function public.number(integer) returns integer language sql as 'select $1';
+        create function public.perhaps() returns integer language sql as 'select 1';
+        create function public.perhaps(text default '') returns text language sql as 'select $1';
+        create function public.either(b text, a text) returns text language sql as 'select b';
+        create function public.either(a text, b integer) returns text language sql as 'select a';
+        grant execute on function public.kind(boolean), public.kind(text), public.number, public.perhaps(),
+          public.perhaps(text), public.either(text, text), public.either(text, integer) to service_role
+    """)
+
+    whole = await shop.service.post("rpc/kind", json={"": True})
+    missing = await shop.service.post("rpc/number", json={"": 1})
+    several = await shop.service.post("rpc/perhaps", json={})
+    ordered = await shop.service.post("rpc/either", json={"a": "x", "b": 1})
+
+    assert whole.json() == 'text {"":true}'
+    assert (missing.status_code, missing.json()["message"]) == (
+        404,
+        "Could not find the function public.number() in the schema cache",
+    )
+    assert several.json()["message"].endswith("between: public.perhaps(), public.perhaps( => text)")
+    assert ordered.json()["message"].endswith(
+        "between: public.either(a => text, b => integer), public.either(b => text, a => text)"
+    )
+
+
 async def test_a_large_batch_passes_unharmed(client: AsyncClient) -> None:
     batch = [{"id": number, "text": "x" * 100} for number in range(30_000)]
 
@@ -240,4 +270,4 @@ async def test_a_function_sees_the_request(shop: Shop) -> None:
     assert (seen["method"], seen["path"], seen["agent"]) == ("POST", "/rpc/seen", "007")
     assert (seen["cookie"], seen["has_cookie_header"]) == ({"a": "b"}, False)
     assert (seen["read_only"], seen["timeout"]) == ("on", "8s")
-    assert (seen["search_path"], seen["timezone"]) == ('"public", "extensions"', "Asia/Tokyo")
+    assert (seen["search_path"], seen["timezone"]) == ('"public", "public", "extensions"', "Asia/Tokyo")

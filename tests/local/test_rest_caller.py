@@ -140,7 +140,7 @@ async def test_what_a_function_sets_for_good_changes_nobodys_role_or_claims(shop
 
     assert {answer.status_code for answer in seized} == {204}
     assert {(one["role"], one["claims"]["role"], one["search_path"]) for one in seen} == {
-        ("anon", "anon", '"public", "extensions"')
+        ("anon", "anon", '"public", "public", "extensions"')
     }
     assert (later.status_code, later.json()) == (200, [])
 

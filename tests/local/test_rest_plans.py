@@ -35,9 +35,11 @@ async def test_a_plan_in_place_of_rows(shop: Shop) -> None:
 
 
 async def test_a_plan_tells_the_tables_by_their_names(shop: Shop) -> None:
-    plan = await shop.service.get("owners?select=name,pets(name)&pets.kind=eq.cat", headers={"Accept": PLAN})
+    plan = await shop.service.get(
+        "owners?select=name,pets(name)&pets.kind=eq.cat", headers={"Accept": f"{PLAN}; options=verbose"}
+    )
 
-    assert "pets_1.kind = 'cat'::text" in plan.text
+    assert "pets_1.kind = 'cat'::text" in plan.text, plan.text
 
 
 async def test_a_table_that_is_named_as_a_relation_in_a_plan(shop: Shop) -> None:
