@@ -76,7 +76,7 @@ def _plan_read(catalog: Catalog, asked: Asked, table: Table) -> Plan:
         explained = Statement(answers.explained([], reading.matching).as_bytes(None), values)
     return Plan(
         Statement.of(statement, parameters),
-        lambda outcome: responses.page(asked, outcome),
+        lambda outcome: responses.page(asked, outcome, counted=max_rows),
         explained=explained,
         is_read_only=True,
     )

@@ -27,14 +27,14 @@ _CALLED = _READ | {"max-affected"}
 _PLAIN = "!$&'()*+,;=:@ "  # what a name in a header's path is left with
 
 
-def page(asked: Asked, outcome: Outcome) -> Response:
-    """Rows that were read, with the range that they are of the whole.
+def page(asked: Asked, outcome: Outcome, *, counted: int | None = None) -> Response:
+    """Rows that were read, with the range that they are of the whole; `counted` is up to where they were counted.
 
     Raises:
         ApiError: PGRST116 if a single object was asked for and there is not one row, PGRST103 if the page begins
             behind the end.
     """
-    offset, count, total = asked.query.root.offset, outcome.row_count, _total(outcome)
+    offset, count, total = asked.query.root.offset, outcome.row_count, _total(outcome, counted)
     if total is not None and offset > total:
         details = f"An offset of {offset} was requested, but there are only {total} rows."
         raise errors.bad_range(details, content_range=content_range(0, 0, total))
@@ -46,9 +46,10 @@ def page(asked: Asked, outcome: Outcome) -> Response:
     return respond(asked, 206 if is_partial else 200, outcome.body, headers)
 
 
-def _total(outcome: Outcome) -> int | None:
+def _total(outcome: Outcome, counted: int | None) -> int | None:
     """The planner's estimate counts where it was asked for, or where there is more than was counted."""
-    if outcome.planned is None:
+    is_whole = counted is not None and outcome.total is not None and outcome.total <= counted
+    if outcome.planned is None or is_whole:
         return outcome.total
     return outcome.planned if outcome.total is None else max(outcome.planned, outcome.total)
 

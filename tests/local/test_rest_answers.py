@@ -208,6 +208,15 @@ async def test_an_estimate_beyond_a_page_is_the_planners(museum: Shop) -> None:
     assert few.headers["content-range"] == "0-0/8"
 
 
+async def test_what_is_counted_whole_is_not_estimated(museum: Shop) -> None:
+    """The planner takes a table that was never analyzed for ten pages of rows."""
+    await museum.execute("create table public.crumbs (id integer); grant select on public.crumbs to service_role")
+
+    answer = await museum.service.get("crumbs", headers={"Prefer": "count=estimated"})
+
+    assert (answer.status_code, answer.headers["content-range"]) == (200, "*/0")
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
