@@ -334,15 +334,19 @@ declare
   v_told_from bigint[];
   v_unsent uuid[];
   v_moved private.moved_runs;
+  v_moving boolean := p_batch @? '$.runs[*].status ? (@ != null)';
   v_finished bigint;
 begin
   if (p_batch ->> 'v') is distinct from '1' then
     raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
   end if;
+  if v_expires is null then
+    raise exception 'lease_seconds must be given' using errcode = 'RUN07';  -- a lease without an end is nobody's to take
+  end if;
 
   -- Runs that take a step further and stay as they are, in the batch's order, which is that of ids. Where one changes its
   -- status, all are moved below, under locks in that order.
-  if not p_batch @? '$.runs[*].status ? (@ != null)' then
+  if not v_moving then
     with written as (
       update public.agent_runs r set
         revision = r.revision + 1,
@@ -383,7 +387,8 @@ begin
   end if;
   v_won := v_ids;
   if v_won is null or cardinality(v_won) < v_count then
-    v_moved := private.move_runs(p_batch, coalesce(v_won, '{}'), v_now, v_expires);
+    -- The update above has locked what it found changed behind a lock, too: with others it is not waited for a second time.
+    v_moved := private.move_runs(p_batch, coalesce(v_won, '{}'), v_moving or v_count = 1, v_now, v_expires);
     select array_agg(w.id order by i.at), array_agg(w.account_id order by i.at), array_agg(w.revision order by i.at),
         array_agg(w.base order by i.at), array_agg(w.id) filter (where w.id is not null)
       into v_ids, v_accounts, v_revisions, v_base, v_won
@@ -396,7 +401,8 @@ begin
   end if;
 
   if v_won is not null then
-    -- Without a finish, start or line its part of this has no rows.
+    -- Without a finish, start or line its part of this has no rows. One of no run of the batch
+    -- is refused: its run_id is null.
     with done as (
       update public.agent_steps s set
           status = f.status,
@@ -428,20 +434,22 @@ begin
           at integer, step_no integer, key text, kind text, name text, phase text, max_attempts integer,
           effect public.step_effect, effect_key uuid, input jsonb, timeout_seconds double precision,
           credits_bound bigint)
-        where v_ids[s.at] is not null and (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
+        where (v_ids[s.at] is not null or (s.at between 1 and v_count) is not true)
+          and (v_moved.short is null or (v_ids[s.at] = any (v_moved.short)) is not true)
     ), said as (
       insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
         select v_ids[l.at], v_base[l.at] + l.n, v_accounts[l.at], l.log_type, l.message, coalesce(l.metadata, '{}'), v_now
         from jsonb_to_recordset(p_batch -> 'logs') as l (
           at integer, n integer, log_type public.log_type, message text, metadata jsonb, of_decision boolean)
         -- A decision that starts nothing is drawn again later, and says its lines then.
-        where v_ids[l.at] is not null
-          and (l.of_decision is not true or v_moved.short is null or v_ids[l.at] <> all (v_moved.short))
+        where (v_ids[l.at] is not null or (l.at between 1 and v_count) is not true)
+          and (l.of_decision is not true or v_moved.short is null or (v_ids[l.at] = any (v_moved.short)) is not true)
     )
     select count(*) into v_finished from done;
     if p_batch ? 'finish' then
       if v_finished <> jsonb_array_length(p_batch -> 'finish') and v_finished <> (
-        select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (at integer) where v_ids[f.at] is not null
+        select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (at integer)
+          where v_ids[f.at] is not null or (f.at between 1 and v_count) is not true
       ) then
         raise exception 'A step to finish is not running in that attempt' using errcode = 'RUN12';
       end if;
@@ -1796,7 +1804,7 @@ CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double pr
     join jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid) on l.run_id = r.id and l.lease_id = r.lease_id
     order by r.id for update of r skip locked
   ), beaten as (
-    update public.agent_runs r set lease_expires_at = private.clock() + make_interval(secs => p_lease_seconds)
+    update public.agent_runs r set lease_expires_at = private.lease_end(p_lease_seconds)
     from locked where r.id = locked.id
     returning r.id, r.lease_id, r.revision, r.stop_requested_at, r.pause_requested_at
   )
@@ -1853,6 +1861,17 @@ CREATE FUNCTION private.known_credential_test(p_fingerprint text) RETURNS jsonb
   where user_id = (select auth.uid()) and fingerprint = p_fingerprint and private.has_scope('credentials:write')
     and created_at between private.clock() - interval '1 minute' and private.clock()
 $$;
+
+CREATE FUNCTION private.lease_end(p_seconds double precision) RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  if p_seconds is null then
+    raise exception 'lease_seconds must be given' using errcode = 'RUN07';
+  end if;
+  return private.clock() + make_interval(secs => p_seconds);
+end $$;
 
 CREATE FUNCTION private.limits_of(p_run public.agent_runs) RETURNS TABLE(account_id uuid, kind text, key text, places integer)
     LANGUAGE sql STABLE SECURITY DEFINER ROWS 2
@@ -2071,7 +2090,7 @@ CREATE FUNCTION private.may_use_agent(p_agent_id uuid, p_account_id uuid) RETURN
       where x.agent_id = p_agent_id and x.account_id = p_account_id and coalesce(x.expires_at > private.clock(), true))
 $$;
 
-CREATE FUNCTION private.move_runs(p_batch jsonb, p_won uuid[], p_now timestamp with time zone, p_expires timestamp with time zone) RETURNS private.moved_runs
+CREATE FUNCTION private.move_runs(p_batch jsonb, p_won uuid[], p_wait boolean, p_now timestamp with time zone, p_expires timestamp with time zone) RETURNS private.moved_runs
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
@@ -2092,7 +2111,7 @@ begin
   ) then
     raise exception 'A batch names each run once' using errcode = 'RUN12';
   end if;
-  if p_won = '{}' then
+  if p_wait then
     v_locked := array(
       select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
       join public.agent_runs r on r.id = i.run_id
@@ -5475,6 +5494,8 @@ REVOKE ALL ON FUNCTION private.key_owner() FROM PUBLIC;
 REVOKE ALL ON FUNCTION private.known_credential_test(p_fingerprint text) FROM PUBLIC;
 GRANT ALL ON FUNCTION private.known_credential_test(p_fingerprint text) TO authenticated;
 
+REVOKE ALL ON FUNCTION private.lease_end(p_seconds double precision) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION private.limits_of(p_run public.agent_runs) FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.api_keys TO authenticated;
@@ -5507,7 +5528,7 @@ GRANT ALL ON FUNCTION private.may_hear(p_topic text) TO authenticated;
 
 REVOKE ALL ON FUNCTION private.may_use_agent(p_agent_id uuid, p_account_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION private.move_runs(p_batch jsonb, p_won uuid[], p_now timestamp with time zone, p_expires timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION private.move_runs(p_batch jsonb, p_won uuid[], p_wait boolean, p_now timestamp with time zone, p_expires timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION private.my_account_ids() FROM PUBLIC;
 GRANT ALL ON FUNCTION private.my_account_ids() TO authenticated;

@@ -340,7 +340,8 @@ begin
 end $$;
 
 -- What a run's columns must be to one another, and within which bounds a person may choose: a violated check, whoever
--- writes. lease_expires_at is left out, though it goes with lease_id: every step and heartbeat moves it.
+-- writes. lease_expires_at goes with lease_id and fires none, for every step and heartbeat moves it: these two refuse to
+-- take it away.
 create function private.refuse_run()
   returns trigger language plpgsql set search_path = '' as $$
 begin

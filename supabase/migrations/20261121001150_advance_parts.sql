@@ -74,9 +74,9 @@ create type private.moved_runs as (
 );
 
 -- Moves the runs of a batch that are not in p_won, whatever becomes of them, and says so in their logs. What hangs on them
--- is the caller's to write, and to close. Who has rows locked already waits for no other: a run that somebody holds then
--- loses its race, and its worker reads it again.
-create function private.move_runs(p_batch jsonb, p_won uuid[], p_now timestamptz, p_expires timestamptz)
+-- is the caller's to write, and to close. Who may have rows locked already waits for no other (p_wait): a run that
+-- somebody holds then loses its race, and its worker reads it again.
+create function private.move_runs(p_batch jsonb, p_won uuid[], p_wait boolean, p_now timestamptz, p_expires timestamptz)
   returns private.moved_runs language plpgsql security definer
   set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
 declare
@@ -94,7 +94,7 @@ begin
   ) then
     raise exception 'A batch names each run once' using errcode = 'RUN12';
   end if;
-  if p_won = '{}' then
+  if p_wait then
     v_locked := array(
       select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
       join public.agent_runs r on r.id = i.run_id

@@ -1,5 +1,5 @@
 -- Advance: the one call that commits transitions of held runs. All time is private.clock().
--- Errors: RUN11 unknown version of the batch, RUN12 the batch does not fit the recorded steps.
+-- Errors: RUN07 no time for the leases, RUN11 unknown version of the batch, RUN12 the batch does not fit the recorded steps.
 -- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
 --
 -- This is the hot path, and each statement of it costs 15 microseconds before it touches a row, and more for each table,
@@ -51,15 +51,19 @@ declare
   v_told_from bigint[];
   v_unsent uuid[];
   v_moved private.moved_runs;
+  v_moving boolean := p_batch @? '$.runs[*].status ? (@ != null)';
   v_finished bigint;
 begin
   if (p_batch ->> 'v') is distinct from '1' then
     raise exception 'advance_runs speaks version 1, not %', p_batch -> 'v' using errcode = 'RUN11';
   end if;
+  if v_expires is null then
+    raise exception 'lease_seconds must be given' using errcode = 'RUN07';  -- a lease without an end is nobody's to take
+  end if;
 
   -- Runs that take a step further and stay as they are, in the batch's order, which is that of ids. Where one changes its
   -- status, all are moved below, under locks in that order.
-  if not p_batch @? '$.runs[*].status ? (@ != null)' then
+  if not v_moving then
     with written as (
       update public.agent_runs r set
         revision = r.revision + 1,
@@ -100,7 +104,8 @@ begin
   end if;
   v_won := v_ids;
   if v_won is null or cardinality(v_won) < v_count then
-    v_moved := private.move_runs(p_batch, coalesce(v_won, '{}'), v_now, v_expires);
+    -- The update above has locked what it found changed behind a lock, too: with others it is not waited for a second time.
+    v_moved := private.move_runs(p_batch, coalesce(v_won, '{}'), v_moving or v_count = 1, v_now, v_expires);
     select array_agg(w.id order by i.at), array_agg(w.account_id order by i.at), array_agg(w.revision order by i.at),
         array_agg(w.base order by i.at), array_agg(w.id) filter (where w.id is not null)
       into v_ids, v_accounts, v_revisions, v_base, v_won
@@ -113,7 +118,8 @@ begin
   end if;
 
   if v_won is not null then
-    -- Without a finish, start or line its part of this has no rows.
+    -- Without a finish, start or line its part of this has no rows. One of no run of the batch
+    -- is refused: its run_id is null.
     with done as (
       update public.agent_steps s set
           status = f.status,
@@ -145,20 +151,22 @@ begin
           at integer, step_no integer, key text, kind text, name text, phase text, max_attempts integer,
           effect public.step_effect, effect_key uuid, input jsonb, timeout_seconds double precision,
           credits_bound bigint)
-        where v_ids[s.at] is not null and (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
+        where (v_ids[s.at] is not null or (s.at between 1 and v_count) is not true)
+          and (v_moved.short is null or (v_ids[s.at] = any (v_moved.short)) is not true)
     ), said as (
       insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
         select v_ids[l.at], v_base[l.at] + l.n, v_accounts[l.at], l.log_type, l.message, coalesce(l.metadata, '{}'), v_now
         from jsonb_to_recordset(p_batch -> 'logs') as l (
           at integer, n integer, log_type public.log_type, message text, metadata jsonb, of_decision boolean)
         -- A decision that starts nothing is drawn again later, and says its lines then.
-        where v_ids[l.at] is not null
-          and (l.of_decision is not true or v_moved.short is null or v_ids[l.at] <> all (v_moved.short))
+        where (v_ids[l.at] is not null or (l.at between 1 and v_count) is not true)
+          and (l.of_decision is not true or v_moved.short is null or (v_ids[l.at] = any (v_moved.short)) is not true)
     )
     select count(*) into v_finished from done;
     if p_batch ? 'finish' then
       if v_finished <> jsonb_array_length(p_batch -> 'finish') and v_finished <> (
-        select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (at integer) where v_ids[f.at] is not null
+        select count(*) from jsonb_to_recordset(p_batch -> 'finish') as f (at integer)
+          where v_ids[f.at] is not null or (f.at between 1 and v_count) is not true
       ) then
         raise exception 'A step to finish is not running in that attempt' using errcode = 'RUN12';
       end if;

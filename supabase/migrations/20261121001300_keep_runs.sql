@@ -1,5 +1,16 @@
 -- What a worker says between advances: heartbeats, tails of log lines, model output while it is being written.
+-- Errors: RUN07 no time for the leases.
 -- Lock order everywhere: run rows by id, then credit accounts by id, then slots by id. Nothing destructive.
+
+-- When a lease ends that is extended now. One without an end would be nobody's to take.
+create function private.lease_end(p_seconds double precision)
+  returns timestamptz language plpgsql set search_path = '' as $$
+begin
+  if p_seconds is null then
+    raise exception 'lease_seconds must be given' using errcode = 'RUN07';
+  end if;
+  return private.clock() + make_interval(secs => p_seconds);
+end $$;
 
 -- Extends the leases [{run_id, lease_id}] and answers [{run_id, lease_id, revision, stop, pause}] for those still held.
 -- A row that an advance has locked is skipped: that advance extends it. Leaves revision alone, so it loses nobody a race.
@@ -10,7 +21,7 @@ create function private.heartbeat_runs(p_leases jsonb, p_lease_seconds double pr
     join jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid) on l.run_id = r.id and l.lease_id = r.lease_id
     order by r.id for update of r skip locked
   ), beaten as (
-    update public.agent_runs r set lease_expires_at = private.clock() + make_interval(secs => p_lease_seconds)
+    update public.agent_runs r set lease_expires_at = private.lease_end(p_lease_seconds)
     from locked where r.id = locked.id
     returning r.id, r.lease_id, r.revision, r.stop_requested_at, r.pause_requested_at
   )

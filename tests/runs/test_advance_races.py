@@ -171,6 +171,33 @@ async def test_who_has_rows_locked_waits_for_no_other_and_comes_again(
     assert (again.won, again.stop) == (True, True)
 
 
+async def test_who_only_may_have_rows_locked_waits_for_no_other_either(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    """Both are to stop, one of them only since the advance waits for its row; somebody has the other one locked."""
+    for _ in range(2):
+        await person.queue()
+    first, second = sorted((await claim(store)).views, key=lambda view: view.run.id)
+    answers = await store.advance([started(first), started(second)], lease_seconds=15)
+    items = [named(view, answers[view.run.id].revision) for view in (first, second)]
+    await person.call("control_run", first.run.id, "stop")
+    lock = "select from public.agent_runs where id = %s for share"
+    stop = "update public.agent_runs set stop_requested_at = now() where id = %s"
+
+    async with connect(database_url) as rival, connect(database_url) as stopper, rival.transaction():
+        await rival.execute(lock, [first.run.id])
+        async with stopper.transaction():
+            await stopper.execute(stop, [second.run.id])
+            advancing = asyncio.create_task(store.advance(items, lease_seconds=15))
+            await until_lock_wait(database_url, "runbase")
+        committed = await advancing
+        await rival.execute(lock, [second.run.id])
+
+    assert [committed[view.run.id].won for view in (first, second)] == [False, True]
+    assert committed[second.run.id].stop
+    assert committed[first.run.id].lease_id == first.run.lease_id
+
+
 def named(view: RunView, revision: int) -> Advance:
     """As `further`, with the run's id in all that it leaves behind."""
     item = further(view, revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -12,6 +13,7 @@ import pytest
 
 from shared.database import Database
 from shared.errors import AppError, Forbidden, InvalidInput
+from shared.runs.batch import to_batch
 from shared.runs.engine import HumanRequest
 from shared.runs.models import NewArtifact, NewLog, NewMessage, NewPlan, Records, RunView, StepError
 from shared.runs.status import RunStatus, StepStatus
@@ -434,6 +436,29 @@ async def test_a_batch_that_names_a_run_twice_is_refused(either: RunStore, perso
 
     with pytest.raises(AppError, match="names each run once"):
         await either.advance([first_step(view), replace(first_step(view), lease_id=uuid4())], lease_seconds=15)
+
+
+@pytest.mark.parametrize("at", [None, 0, 2, -1])
+@pytest.mark.parametrize("part", ["finish", "start", "logs"])
+async def test_a_part_of_a_batch_that_belongs_to_none_of_its_runs_is_refused(
+    store: RunStore, person: Person, database_url: str, part: str, at: int | None
+) -> None:
+    run_id = await person.queue()
+    view = (await claim(store)).views[0]
+    revision = (await store.advance([first_step(view)], lease_seconds=15))[run_id].revision
+    records = Records(logs=(NewLog("info", "done"),))
+    done = FinishStep(1, 1, StepStatus.COMPLETED, output={}, records=records)
+    item = after(view, revision, done, start=(StartStep(2, uuid4(), steps(2)[1]),))
+    batch = json.loads(json.dumps(to_batch([item], lease_seconds=15)))
+    (entry,) = batch[part]
+    entry["at"] = at
+    before = await run_row(database_url, run_id)
+
+    async with connect(database_url) as connection:
+        with pytest.raises(psycopg.Error):
+            await connection.execute("select public.advance_runs(%s)", [json.dumps(batch)])
+
+    assert await run_row(database_url, run_id) == before
 
 
 async def test_model_output_that_comes_after_its_step_ended_is_dropped(either: RunStore, person: Person) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import psycopg
 import pytest
 
+from shared.runs.batch import to_batch
 from shared.runs.store import RunStore
+from shared.runs.transitions import Advance
 from tests.support.runs import Person, claim, connect, run_row
 
 IMPOSSIBLE = {
@@ -42,6 +47,29 @@ async def test_a_run_is_never_written_as_it_cannot_be(
             await connection.execute(f"update public.agent_runs set {change} where id = %s".encode(), [run_id])
 
     assert refused.value.diag.constraint_name == constraint
+    assert await run_row(database_url, run_id) == before
+
+
+@pytest.mark.parametrize("call", ["heartbeat", "advance"])
+async def test_no_call_takes_the_end_of_a_lease_away(
+    store: RunStore, person: Person, database_url: str, call: str
+) -> None:
+    """A run whose lease never expires would be lost with its worker."""
+    run_id = await person.queue()
+    run = (await claim(store)).views[0].run
+    assert run.lease_id is not None
+    before = await run_row(database_url, run_id)
+    statement = "select public.heartbeat_runs(%s, null)"
+    value: Any = [{"run_id": str(run_id), "lease_id": str(run.lease_id)}]
+    if call == "advance":
+        statement = "select public.advance_runs(%s)"
+        value = {**to_batch([Advance(run_id, run.lease_id, run.revision)], lease_seconds=15), "lease_seconds": None}
+
+    async with connect(database_url) as connection:
+        with pytest.raises(psycopg.Error) as refused:
+            await connection.execute(statement.encode(), [json.dumps(value)])
+
+    assert refused.value.sqlstate == "RUN07"
     assert await run_row(database_url, run_id) == before
 
 
