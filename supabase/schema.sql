@@ -366,12 +366,12 @@ begin
           run_id uuid, lease_id uuid, revision bigint, new_steps integer, completed boolean, charge bigint,
           released bigint, wanted bigint, lines integer)) with ordinality
           as i (run_id, lease_id, revision, new_steps, completed, charge, released, wanted, lines, at)
-        join public.agent_runs b on b.id = i.run_id
+        join public.agent_runs b on b.id = any (array[i.run_id])
         cross join lateral (
           select b.log_seq + i.lines > b.broadcast_seq
             and (b.broadcast_at is null or v_now - b.broadcast_at >= interval '100 milliseconds') as due
         ) d
-        where r.id = i.run_id and r.lease_id = i.lease_id and r.revision = i.revision
+        where r.id = any (array[i.run_id]) and r.lease_id = i.lease_id and r.revision = i.revision
           and r.stop_requested_at is null and r.pause_requested_at is null
           and (i.wanted = 0 or r.credits_reserved - i.released + i.wanted <= r.credits_held - i.charge
             and (r.max_credits is null
@@ -419,7 +419,7 @@ begin
         from jsonb_to_recordset(p_batch -> 'finish') as f (
           at integer, step_no integer, attempt integer, status public.step_status, output jsonb, error jsonb,
           credits bigint, failed boolean, available_in double precision, waits_for public.step_wait)
-        where s.run_id = v_ids[f.at] and s.step_no = f.step_no and s.status = 'running' and s.attempt = f.attempt
+        where s.run_id = any (array[v_ids[f.at]]) and s.step_no = f.step_no and s.status = 'running' and s.attempt = f.attempt
         returning s.account_id, s.run_id, s.step_no, f.attempt, f.credits
     ), booked as (
       insert into public.credit_ledger (account_id, run_id, step_no, attempt, kind, debit, credit, amount, created_at)
@@ -456,7 +456,7 @@ begin
       if exists (select from private.step_deltas) then
         delete from private.step_deltas d
           using jsonb_to_recordset(p_batch -> 'finish') as f (at integer, step_no integer)
-          where d.run_id = v_ids[f.at] and d.step_no = f.step_no;
+          where d.run_id = any (array[v_ids[f.at]]) and d.step_no = f.step_no;
       end if;
     end if;
     if p_batch ? 'restart' then
@@ -465,7 +465,7 @@ begin
             available_at = null
         from jsonb_to_recordset(p_batch -> 'restart') as s (at integer, step_no integer, credits_bound bigint)
         where (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
-          and t.run_id = v_ids[s.at] and t.step_no = s.step_no;
+          and t.run_id = any (array[v_ids[s.at]]) and t.step_no = s.step_no;
     end if;
     if p_batch ?| '{messages,artifacts,plans,requests,snapshots}' then
       perform private.write_records(p_batch, v_ids, v_accounts, v_revisions);
@@ -567,7 +567,7 @@ begin
   ), counted as (
     update public.agent_runs r
       set log_seq = r.log_seq + 1, broadcast_seq = r.log_seq + 1, broadcast_at = private.clock()
-      from before where before.id = r.id
+      from before where r.id = any (array[before.id])
       returning r.id, r.account_id, r.log_seq, before.broadcast_seq
   ), written as (
     insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata)
@@ -744,9 +744,9 @@ begin
     order by r.engine, r.id  -- the order of the one index that is to be read
   )
   select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
-    select r.id, lost.suspect from lost join public.agent_runs r on r.id = lost.id
+    select r.id, lost.suspect from lost join public.agent_runs r on r.id = any (array[lost.id])
     where r.status in ('planning', 'executing') and r.lease_expires_at < v_now
-    order by lost.suspect desc, r.id limit p_limit for update of r skip locked
+    order by lost.suspect desc, lost.id limit p_limit for update of r skip locked
   ) x;
   if v_suspect then
     v_expired := v_expired[1:1];
@@ -827,7 +827,7 @@ begin
   update public.agent_steps s
     set status = 'cancelled', finished_at = v_now, waits_for = null, available_at = null, finished_revision = r.revision
     from public.agent_runs r
-    where r.id = any (p_run_ids) and s.run_id = r.id and s.status in ('pending', 'running');
+    where r.id = any (p_run_ids) and s.run_id = any (array[r.id]) and s.status in ('pending', 'running');
   update public.human_requests set status = 'cancelled'
     where run_id = any (p_run_ids) and status = 'open';
   if exists (select from private.step_deltas) then
@@ -842,7 +842,7 @@ begin
       select u.account_id, sum(u.rest) as rest, sum(u.spent) as spent
       from unnest(p_account_ids, p_rests, p_spent) as u (account_id, rest, spent) group by u.account_id
     ) t
-    where c.account_id = t.account_id and (t.rest > 0 or t.spent > 0);
+    where c.account_id = any (array[t.account_id]) and (t.rest > 0 or t.spent > 0);
   insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount, created_at)
     select u.account_id, u.run_id, 'release', 'held', 'available', u.rest, v_now
     from unnest(p_run_ids, p_account_ids, p_rests) as u (run_id, account_id, rest) where u.rest > 0;
@@ -1365,14 +1365,14 @@ begin
   select array_agg(r.status::text order by e.position), array_agg(r.account_id order by e.position),
       array_agg(r.credits_held order by e.position), array_agg(r.credits_spent order by e.position)
     into v_from, v_accounts, v_rests, v_spent
-    from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
+    from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = any (array[e.run_id]);
   update public.agent_runs r
     set status = p_status, error = coalesce(e.error, r.error), finished_at = v_now, updated_at = v_now,
         revision = r.revision + 1, available_at = 'infinity', lease_id = null, lease_owner = null,
         lease_expires_at = null, stop_requested_at = null, pause_requested_at = null, fair_tag = null, held_for = null,
         credits_held = 0, credits_reserved = 0
     from unnest(p_run_ids, p_errors) as e (run_id, error)
-    where r.id = e.run_id;
+    where r.id = any (array[e.run_id]);
   perform private.close_runs(p_run_ids, v_accounts, v_rests, v_spent);
   if v_places is not null then
     perform private.give_places(v_places, v_unused);
@@ -1552,7 +1552,7 @@ begin
     where r.id = any (p_run_ids) and r.log_seq > r.broadcast_seq order by r.id for update skip locked
   ), told as (
     update public.agent_runs r set broadcast_seq = r.log_seq, broadcast_at = private.clock()
-    from tail where r.id = tail.id returning r.id, tail.broadcast_seq
+    from tail where r.id = any (array[tail.id]) returning r.id, tail.broadcast_seq
   )
   select array_agg(id), array_agg(broadcast_seq) into v_ids, v_from from told;
   if v_ids is not null then
@@ -1647,7 +1647,7 @@ begin
   perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
   update private.slots s set taken = s.taken - g.places
     from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
-    where s.id = g.id;
+    where s.id = any (array[g.id]);
   if p_unused is not null then
     update private.slots s
       set fair_tag = greatest(0, s.fair_tag - cardinality(array_positions(p_unused, s.id))::bigint * 1000000 / (
@@ -1800,12 +1800,12 @@ CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double pr
     SET enable_seqscan TO 'off'
     AS $$
   with locked as (
-    select r.id from public.agent_runs r
-    join jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid) on l.run_id = r.id and l.lease_id = r.lease_id
-    order by r.id for update of r skip locked
+    select r.id from jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid)
+    join public.agent_runs r on r.id = any (array[l.run_id]) and r.lease_id = l.lease_id
+    order by l.run_id for update of r skip locked
   ), beaten as (
     update public.agent_runs r set lease_expires_at = private.lease_end(p_lease_seconds)
-    from locked where r.id = locked.id
+    from locked where r.id = any (array[locked.id])
     returning r.id, r.lease_id, r.revision, r.stop_requested_at, r.pause_requested_at
   )
   select coalesce(jsonb_agg(jsonb_build_object('run_id', id, 'lease_id', lease_id, 'revision', revision,
@@ -2034,7 +2034,7 @@ CREATE FUNCTION private.log_messages(p_run_ids uuid[], p_from_seqs bigint[]) RET
   select 'run:' || r.id,
     jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', part.lines)
   from unnest(p_run_ids, p_from_seqs) as told (run_id, from_seq)
-  join public.agent_runs r on r.id = told.run_id
+  join public.agent_runs r on r.id = any (array[told.run_id])
   cross join lateral (
     select jsonb_agg(jsonb_build_object('seq', l.seq, 'log_type', l.log_type, 'message', l.message,
       'metadata', l.metadata, 'created_at', l.created_at) order by l.seq) as lines
@@ -2055,7 +2055,7 @@ CREATE FUNCTION private.lost_races(p_runs jsonb, p_won uuid[]) RETURNS jsonb
   select coalesce(jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
     'lease_id', r.lease_id, 'status', r.status)), '[]')
   from jsonb_to_recordset(p_runs) as i (run_id uuid)
-  left join public.agent_runs r on r.id = i.run_id
+  left join public.agent_runs r on r.id = any (array[i.run_id])
   where p_won is null or i.run_id <> all (p_won)
 $$;
 
@@ -2114,15 +2114,15 @@ begin
   if p_wait then
     v_locked := array(
       select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
-      join public.agent_runs r on r.id = i.run_id
+      join public.agent_runs r on r.id = any (array[i.run_id])
       where r.lease_id = i.lease_id and r.revision = i.revision
-      order by r.id for update of r);
+      order by i.run_id for update of r);
   else
     v_locked := array(
       select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
-      join public.agent_runs r on r.id = i.run_id
+      join public.agent_runs r on r.id = any (array[i.run_id])
       where r.lease_id = i.lease_id and r.revision = i.revision and r.id <> all (p_won)
-      order by r.id for update of r skip locked);
+      order by i.run_id for update of r skip locked);
   end if;
   select array_agg(row(i.run_id, i.status, i.available_in, i.output, i.error, i.new_steps, i.completed, i.in_flight,
       i.charge, i.released, i.wanted, i.lines, coalesce(i.decision_lines, 0),
@@ -2140,8 +2140,8 @@ begin
       run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
       new_steps integer, completed boolean, in_flight integer, charge bigint, released bigint, wanted bigint,
       lines integer, decision_lines integer)
-    join public.agent_runs r on r.id = i.run_id
-    where r.id = any (v_locked);
+    join public.agent_runs r on r.id = any (array[i.run_id])
+    where i.run_id = any (v_locked);
   if v_moves is null then
     return v_moved;
   end if;
@@ -2208,7 +2208,7 @@ begin
     cross join lateral (
       select m.moved or m.due as due  -- a change of status always
     ) d
-    where r.id = m.id
+    where r.id = any (array[m.id])
     returning m.id, m.account_id, r.revision, r.lease_id, m.target, m.was, m.wish, m.ended, m.moved, m.leaves, m.stop,
       m.pause, m.is_short, m.is_broke, m.log_seq, r.log_seq as last_seq, m.broadcast_seq, m.slot_ids,
       m.held - m.charge + m.got as rest, r.credits_spent, d.due, not d.due and r.log_seq > r.broadcast_seq as unsent
@@ -2579,10 +2579,10 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
       select d.run_id, d.step_no, d.attempt, d."offset", d.text
       from jsonb_to_recordset(p_deltas) as d (
         run_id uuid, lease_id uuid, step_no integer, attempt integer, "offset" integer, text text)
-      join public.agent_steps s on s.run_id = d.run_id and s.step_no = d.step_no and s.attempt = d.attempt
+      join public.agent_steps s on s.run_id = any (array[d.run_id]) and s.step_no = d.step_no and s.attempt = d.attempt
         and s.status = 'running' and s.waits_for is null
-      join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
-      order by r.id
+      join public.agent_runs r on r.id = any (array[d.run_id]) and r.lease_id = d.lease_id
+      order by d.run_id
       for share of r, s  -- both checked anew after a wait: what comes late would stay behind
       on conflict do nothing
       returning *
@@ -3664,13 +3664,13 @@ begin
   -- All accounts and slots at once and in order, before the first ending touches one.
   perform 1 from public.credit_accounts c
     where c.account_id = any (array(
-      select r.account_id from public.agent_runs r
-      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id))
+      select r.account_id from jsonb_to_recordset(v_verdicts) as v (id uuid)
+      join public.agent_runs r on r.id = any (array[v.id])))
     order by c.account_id for update;
   perform 1 from private.slots s
     where s.id = any (array(
       select u.id from jsonb_to_recordset(v_verdicts) as v (id uuid)
-      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id)))
+      join public.agent_runs r on r.id = any (array[v.id]) and r.held_for = 0, unnest(r.slot_ids) as u (id)))
     order by s.id for update;
   for v_row in
     select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
@@ -4188,6 +4188,7 @@ END;
 CREATE FUNCTION public.show_runs(p_run_ids uuid[]) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
+    SET enable_seqscan TO 'off'
     BEGIN ATOMIC
  SELECT COALESCE(jsonb_agg(to_jsonb(s.*) ORDER BY s.created_at DESC, s.id), '[]'::jsonb) AS "coalesce"
     FROM ( SELECT r.id,

@@ -233,7 +233,7 @@ begin
   perform 1 from private.slots s where s.id = any (v_ids) order by s.id for update;
   update private.slots s set taken = s.taken - g.places
     from (select u.id, count(*)::integer as places from unnest(p_slot_ids) as u (id) group by u.id) g
-    where s.id = g.id;
+    where s.id = any (array[g.id]);
   if p_unused is not null then
     update private.slots s
       set fair_tag = greatest(0, s.fair_tag - cardinality(array_positions(p_unused, s.id))::bigint * 1000000 / (

@@ -1,6 +1,7 @@
 -- Log lines: appended under the run row's lock, so that seq has no gaps, and broadcast in tails.
 -- Functions: private.realtime_takes, private.broadcast, private.log_messages, private.broadcast_logs,
--- private.append_line. Nothing destructive.
+-- private.append_line. Why rows are looked up by `= any (array[x])`, here and in the next files: see advance_runs.
+-- Nothing destructive.
 
 -- Whether Realtime takes messages now. Somebody may have locked its table (a restore, a change of its partitions), and a
 -- run waits for no viewer: at most 50 ms a call, however many messages follow. What else is wrong, realtime.send will say.
@@ -47,7 +48,7 @@ create function private.log_messages(p_run_ids uuid[], p_from_seqs bigint[])
   select 'run:' || r.id,
     jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', part.lines)
   from unnest(p_run_ids, p_from_seqs) as told (run_id, from_seq)
-  join public.agent_runs r on r.id = told.run_id
+  join public.agent_runs r on r.id = any (array[told.run_id])
   cross join lateral (
     select jsonb_agg(jsonb_build_object('seq', l.seq, 'log_type', l.log_type, 'message', l.message,
       'metadata', l.metadata, 'created_at', l.created_at) order by l.seq) as lines
@@ -83,7 +84,7 @@ begin
   ), counted as (
     update public.agent_runs r
       set log_seq = r.log_seq + 1, broadcast_seq = r.log_seq + 1, broadcast_at = private.clock()
-      from before where before.id = r.id
+      from before where r.id = any (array[before.id])
       returning r.id, r.account_id, r.log_seq, before.broadcast_seq
   ), written as (
     insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata)

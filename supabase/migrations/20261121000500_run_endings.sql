@@ -13,7 +13,7 @@ begin
   update public.agent_steps s
     set status = 'cancelled', finished_at = v_now, waits_for = null, available_at = null, finished_revision = r.revision
     from public.agent_runs r
-    where r.id = any (p_run_ids) and s.run_id = r.id and s.status in ('pending', 'running');
+    where r.id = any (p_run_ids) and s.run_id = any (array[r.id]) and s.status in ('pending', 'running');
   update public.human_requests set status = 'cancelled'
     where run_id = any (p_run_ids) and status = 'open';
   if exists (select from private.step_deltas) then
@@ -28,7 +28,7 @@ begin
       select u.account_id, sum(u.rest) as rest, sum(u.spent) as spent
       from unnest(p_account_ids, p_rests, p_spent) as u (account_id, rest, spent) group by u.account_id
     ) t
-    where c.account_id = t.account_id and (t.rest > 0 or t.spent > 0);
+    where c.account_id = any (array[t.account_id]) and (t.rest > 0 or t.spent > 0);
   insert into public.credit_ledger (account_id, run_id, kind, debit, credit, amount, created_at)
     select u.account_id, u.run_id, 'release', 'held', 'available', u.rest, v_now
     from unnest(p_run_ids, p_account_ids, p_rests) as u (run_id, account_id, rest) where u.rest > 0;
@@ -55,14 +55,14 @@ begin
   select array_agg(r.status::text order by e.position), array_agg(r.account_id order by e.position),
       array_agg(r.credits_held order by e.position), array_agg(r.credits_spent order by e.position)
     into v_from, v_accounts, v_rests, v_spent
-    from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = e.run_id;
+    from unnest(p_run_ids) with ordinality as e (run_id, position) join public.agent_runs r on r.id = any (array[e.run_id]);
   update public.agent_runs r
     set status = p_status, error = coalesce(e.error, r.error), finished_at = v_now, updated_at = v_now,
         revision = r.revision + 1, available_at = 'infinity', lease_id = null, lease_owner = null,
         lease_expires_at = null, stop_requested_at = null, pause_requested_at = null, fair_tag = null, held_for = null,
         credits_held = 0, credits_reserved = 0
     from unnest(p_run_ids, p_errors) as e (run_id, error)
-    where r.id = e.run_id;
+    where r.id = any (array[e.run_id]);
   perform private.close_runs(p_run_ids, v_accounts, v_rests, v_spent);
   if v_places is not null then
     perform private.give_places(v_places, v_unused);

@@ -43,13 +43,13 @@ begin
   -- All accounts and slots at once and in order, before the first ending touches one.
   perform 1 from public.credit_accounts c
     where c.account_id = any (array(
-      select r.account_id from public.agent_runs r
-      join jsonb_to_recordset(v_verdicts) as v (id uuid) on v.id = r.id))
+      select r.account_id from jsonb_to_recordset(v_verdicts) as v (id uuid)
+      join public.agent_runs r on r.id = any (array[v.id])))
     order by c.account_id for update;
   perform 1 from private.slots s
     where s.id = any (array(
       select u.id from jsonb_to_recordset(v_verdicts) as v (id uuid)
-      join public.agent_runs r on r.id = v.id and r.held_for = 0, unnest(r.slot_ids) as u (id)))
+      join public.agent_runs r on r.id = any (array[v.id]) and r.held_for = 0, unnest(r.slot_ids) as u (id)))
     order by s.id for update;
   for v_row in
     select v.status, array_agg(v.id order by v.id) as ids, array_agg(v.error order by v.id) as errors
@@ -92,9 +92,9 @@ begin
     order by r.engine, r.id  -- the order of the one index that is to be read
   )
   select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
-    select r.id, lost.suspect from lost join public.agent_runs r on r.id = lost.id
+    select r.id, lost.suspect from lost join public.agent_runs r on r.id = any (array[lost.id])
     where r.status in ('planning', 'executing') and r.lease_expires_at < v_now
-    order by lost.suspect desc, r.id limit p_limit for update of r skip locked
+    order by lost.suspect desc, lost.id limit p_limit for update of r skip locked
   ) x;
   if v_suspect then
     v_expired := v_expired[1:1];

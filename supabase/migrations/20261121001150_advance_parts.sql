@@ -97,15 +97,15 @@ begin
   if p_wait then
     v_locked := array(
       select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
-      join public.agent_runs r on r.id = i.run_id
+      join public.agent_runs r on r.id = any (array[i.run_id])
       where r.lease_id = i.lease_id and r.revision = i.revision
-      order by r.id for update of r);
+      order by i.run_id for update of r);
   else
     v_locked := array(
       select r.id from jsonb_to_recordset(p_batch -> 'runs') as i (run_id uuid, lease_id uuid, revision bigint)
-      join public.agent_runs r on r.id = i.run_id
+      join public.agent_runs r on r.id = any (array[i.run_id])
       where r.lease_id = i.lease_id and r.revision = i.revision and r.id <> all (p_won)
-      order by r.id for update of r skip locked);
+      order by i.run_id for update of r skip locked);
   end if;
   select array_agg(row(i.run_id, i.status, i.available_in, i.output, i.error, i.new_steps, i.completed, i.in_flight,
       i.charge, i.released, i.wanted, i.lines, coalesce(i.decision_lines, 0),
@@ -123,8 +123,8 @@ begin
       run_id uuid, status public.run_status, available_in double precision, output jsonb, error jsonb,
       new_steps integer, completed boolean, in_flight integer, charge bigint, released bigint, wanted bigint,
       lines integer, decision_lines integer)
-    join public.agent_runs r on r.id = i.run_id
-    where r.id = any (v_locked);
+    join public.agent_runs r on r.id = any (array[i.run_id])
+    where i.run_id = any (v_locked);
   if v_moves is null then
     return v_moved;
   end if;
@@ -191,7 +191,7 @@ begin
     cross join lateral (
       select m.moved or m.due as due  -- a change of status always
     ) d
-    where r.id = m.id
+    where r.id = any (array[m.id])
     returning m.id, m.account_id, r.revision, r.lease_id, m.target, m.was, m.wish, m.ended, m.moved, m.leaves, m.stop,
       m.pause, m.is_short, m.is_broke, m.log_seq, r.log_seq as last_seq, m.broadcast_seq, m.slot_ids,
       m.held - m.charge + m.got as rest, r.credits_spent, d.due, not d.due and r.log_seq > r.broadcast_seq as unsent
@@ -231,7 +231,7 @@ create function private.lost_races(p_runs jsonb, p_won uuid[])
   select coalesce(jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
     'lease_id', r.lease_id, 'status', r.status)), '[]')
   from jsonb_to_recordset(p_runs) as i (run_id uuid)
-  left join public.agent_runs r on r.id = i.run_id
+  left join public.agent_runs r on r.id = any (array[i.run_id])
   where p_won is null or i.run_id <> all (p_won)
 $$;
 

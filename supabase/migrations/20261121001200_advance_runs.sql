@@ -6,6 +6,8 @@
 -- join and sort in it. So what most calls are takes two statements: one moves the runs on, one writes all that hangs on
 -- them; and what is rare (a change of status, a request to stop, credits that do not fit, records other than lines, an end)
 -- is behind an `if`. Plans are generic and by index whatever the statistics say: planning costs more than executing here.
+-- `= any (array[x])` looks a row up as `= x` does, but can be neither hashed nor merged: a plan that was made while there
+-- were few rows, and is kept, must not read a whole index for each call when there are many.
 
 -- Commits a batch of transitions, one element of "runs" a run, everything else flat; "at" is the place of its run in
 -- "runs", from 1:
@@ -83,12 +85,12 @@ begin
           run_id uuid, lease_id uuid, revision bigint, new_steps integer, completed boolean, charge bigint,
           released bigint, wanted bigint, lines integer)) with ordinality
           as i (run_id, lease_id, revision, new_steps, completed, charge, released, wanted, lines, at)
-        join public.agent_runs b on b.id = i.run_id
+        join public.agent_runs b on b.id = any (array[i.run_id])
         cross join lateral (
           select b.log_seq + i.lines > b.broadcast_seq
             and (b.broadcast_at is null or v_now - b.broadcast_at >= interval '100 milliseconds') as due
         ) d
-        where r.id = i.run_id and r.lease_id = i.lease_id and r.revision = i.revision
+        where r.id = any (array[i.run_id]) and r.lease_id = i.lease_id and r.revision = i.revision
           and r.stop_requested_at is null and r.pause_requested_at is null
           and (i.wanted = 0 or r.credits_reserved - i.released + i.wanted <= r.credits_held - i.charge
             and (r.max_credits is null
@@ -136,7 +138,7 @@ begin
         from jsonb_to_recordset(p_batch -> 'finish') as f (
           at integer, step_no integer, attempt integer, status public.step_status, output jsonb, error jsonb,
           credits bigint, failed boolean, available_in double precision, waits_for public.step_wait)
-        where s.run_id = v_ids[f.at] and s.step_no = f.step_no and s.status = 'running' and s.attempt = f.attempt
+        where s.run_id = any (array[v_ids[f.at]]) and s.step_no = f.step_no and s.status = 'running' and s.attempt = f.attempt
         returning s.account_id, s.run_id, s.step_no, f.attempt, f.credits
     ), booked as (
       insert into public.credit_ledger (account_id, run_id, step_no, attempt, kind, debit, credit, amount, created_at)
@@ -173,7 +175,7 @@ begin
       if exists (select from private.step_deltas) then
         delete from private.step_deltas d
           using jsonb_to_recordset(p_batch -> 'finish') as f (at integer, step_no integer)
-          where d.run_id = v_ids[f.at] and d.step_no = f.step_no;
+          where d.run_id = any (array[v_ids[f.at]]) and d.step_no = f.step_no;
       end if;
     end if;
     if p_batch ? 'restart' then
@@ -182,7 +184,7 @@ begin
             available_at = null
         from jsonb_to_recordset(p_batch -> 'restart') as s (at integer, step_no integer, credits_bound bigint)
         where (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
-          and t.run_id = v_ids[s.at] and t.step_no = s.step_no;
+          and t.run_id = any (array[v_ids[s.at]]) and t.step_no = s.step_no;
     end if;
     if p_batch ?| '{messages,artifacts,plans,requests,snapshots}' then
       perform private.write_records(p_batch, v_ids, v_accounts, v_revisions);

@@ -17,12 +17,12 @@ end $$;
 create function private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision)
   returns jsonb language sql security definer set search_path = '' set enable_seqscan = off as $$
   with locked as (
-    select r.id from public.agent_runs r
-    join jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid) on l.run_id = r.id and l.lease_id = r.lease_id
-    order by r.id for update of r skip locked
+    select r.id from jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid)
+    join public.agent_runs r on r.id = any (array[l.run_id]) and r.lease_id = l.lease_id
+    order by l.run_id for update of r skip locked
   ), beaten as (
     update public.agent_runs r set lease_expires_at = private.lease_end(p_lease_seconds)
-    from locked where r.id = locked.id
+    from locked where r.id = any (array[locked.id])
     returning r.id, r.lease_id, r.revision, r.stop_requested_at, r.pause_requested_at
   )
   select coalesce(jsonb_agg(jsonb_build_object('run_id', id, 'lease_id', lease_id, 'revision', revision,
@@ -42,7 +42,7 @@ begin
     where r.id = any (p_run_ids) and r.log_seq > r.broadcast_seq order by r.id for update skip locked
   ), told as (
     update public.agent_runs r set broadcast_seq = r.log_seq, broadcast_at = private.clock()
-    from tail where r.id = tail.id returning r.id, tail.broadcast_seq
+    from tail where r.id = any (array[tail.id]) returning r.id, tail.broadcast_seq
   )
   select array_agg(id), array_agg(broadcast_seq) into v_ids, v_from from told;
   if v_ids is not null then
@@ -60,10 +60,10 @@ create function private.publish_deltas(p_deltas jsonb)
       select d.run_id, d.step_no, d.attempt, d."offset", d.text
       from jsonb_to_recordset(p_deltas) as d (
         run_id uuid, lease_id uuid, step_no integer, attempt integer, "offset" integer, text text)
-      join public.agent_steps s on s.run_id = d.run_id and s.step_no = d.step_no and s.attempt = d.attempt
+      join public.agent_steps s on s.run_id = any (array[d.run_id]) and s.step_no = d.step_no and s.attempt = d.attempt
         and s.status = 'running' and s.waits_for is null
-      join public.agent_runs r on r.id = d.run_id and r.lease_id = d.lease_id
-      order by r.id
+      join public.agent_runs r on r.id = any (array[d.run_id]) and r.lease_id = d.lease_id
+      order by d.run_id
       for share of r, s  -- both checked anew after a wait: what comes late would stay behind
       on conflict do nothing
       returning *

@@ -120,7 +120,7 @@ grant execute on function private.find_runs(uuid, public.run_status[], text, uui
 -- Runs as their people may see them, newest first, without the machinery: [{id, status, input, output, agent, ...}].
 -- Which of the ids are theirs, row-level security decides.
 create function public.show_runs(p_run_ids uuid[])
-  returns jsonb language sql stable security invoker set search_path = ''
+  returns jsonb language sql stable security invoker set search_path = '' set enable_seqscan = off
   begin atomic
     select coalesce(jsonb_agg(to_jsonb(s) order by s.created_at desc, s.id), '[]')
     from (

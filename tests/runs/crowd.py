@@ -93,6 +93,24 @@ update private.slots s set taken = n.taken, fair_tag = n.fair_tag
   where n.id = s.id;
 """
 
+_HISTORY = """
+with run as (
+  insert into public.agent_runs (account_id, engine, status, started_at, finished_at)
+    select gen_random_uuid(), 'list', 'completed', now(), now() from generate_series(1, %s) returning id, account_id
+), step as (
+  insert into public.agent_steps (run_id, step_no, account_id, key, kind, name, status, effect, effect_key,
+      timeout_seconds)
+    select id, 1, account_id, 's1', 'test', 'Step', 'completed', 'pure', gen_random_uuid(), 60 from run
+)
+insert into public.agent_task_logs (run_id, seq, account_id, log_type, message) select id, 1, account_id, 'info', '' from run
+"""
+
+
+async def history(url: str, runs: int) -> None:
+    """Put so many runs that have ended into the database, by nothing that makes another session plan anew."""
+    async with await AsyncConnection.connect(url) as connection:
+        await connection.execute(_HISTORY, [runs])
+
 
 async def crowd(url: str, person: Person, runs: int) -> None:
     """Put so many queued runs into the database, and in proportion to them what the tables hold besides."""

@@ -19,10 +19,10 @@ from shared.direct_database import DirectDatabase
 from shared.run_views import LogLine, Step
 from shared.runs.batch import to_batch
 from shared.runs.models import NewLog, RunId
-from shared.runs.status import RunStatus
+from shared.runs.status import RunStatus, StepStatus
 from shared.runs.store import RunStore
-from shared.runs.transitions import Advance, Delta, StartStep
-from tests.runs.crowd import EXPIRED, crowd
+from shared.runs.transitions import Advance, Delta, FinishStep, StartStep
+from tests.runs.crowd import EXPIRED, crowd, history
 from tests.runs.engines import steps
 from tests.runs.queueing import Held, queue_many, run, take
 from tests.support.runs import Person, new_person
@@ -97,7 +97,8 @@ class Scene:
         def batch(**what: Any) -> str:
             return json.dumps(to_batch([Advance(run_id, working.lease_id, working.revision, **what)], lease_seconds=15))
 
-        step = batch(start=(StartStep(2, uuid4(), steps(2)[1]),), logs=(NewLog("info", "Hello"),))
+        done = FinishStep(1, 1, StepStatus.COMPLETED, output={})
+        step = batch(finish=(done,), start=(StartStep(2, uuid4(), steps(2)[1]),), logs=(NewLog("info", "Hello"),))
         lease = json.dumps([{"run_id": str(run_id), "lease_id": str(working.lease_id)}])
         delta = {"run_id": str(run_id), "lease_id": str(working.lease_id), "step_no": 1, "attempt": 1}
         person = {"role": "authenticated"}
@@ -192,3 +193,22 @@ async def test_no_statement_costs_more_with_more_runs_in_the_queue(clone_databas
         if cost.pages > max(1.5 * costs[FEW][name].pages + 20, 20 + PAGE.get(name, 0) * (INDEX_LEVELS + 1))
     }
     assert (scanned, dearer) == ({}, {})
+
+
+@pytest.mark.parametrize("statistics", ["none", "of few rows"])
+async def test_no_plan_that_was_made_for_few_rows_reads_all_when_there_are_many(
+    database_url: str, person: Person, statistics: str
+) -> None:
+    """A worker keeps its connection, and with it its plans until the tables are analyzed: in a burst, too late."""
+    scene = await Scene.set(database_url, person)
+    if statistics == "of few rows":
+        await run(database_url, "analyze")
+    async with meter_of(database_url, person) as meter:
+        for _ in range(7):
+            few = await scene.measure(meter)
+        await history(database_url, MANY)
+        many = await scene.measure(meter)
+
+    # Indexes are up to two levels higher, and a claim reads and writes many rows of them.
+    dearer = {name: (few[name].pages, many[name].pages) for name in many if many[name].pages > 2 * few[name].pages + 20}
+    assert ({name: set(cost.scanned) for name, cost in many.items() if cost.scanned}, dearer) == ({}, {})
