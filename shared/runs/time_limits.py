@@ -39,12 +39,20 @@ class TimeLimits:
         try:
             return await work
         except asyncio.CancelledError as error:
-            if task in self._late and task.uncancel() == 0:
+            if self._forgive(task) and not task.cancelling():
                 raise TimeoutError from error
             raise  # cancelled by somebody else, or by him too
         finally:
             self._ends.pop(task, None)
-            self._late.discard(task)
+            self._forgive(task)
+
+    def _forgive(self, task: asyncio.Task[Any]) -> bool:
+        """Take our cancellation back, whatever the task made of it; False: it was not late."""
+        if task not in self._late:
+            return False
+        self._late.remove(task)
+        task.uncancel()
+        return True
 
     def rest(self) -> None:
         """Keep no timer for nobody: it would keep this in memory until it goes off."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from contextlib import suppress
 
 import pytest
 
@@ -79,6 +80,34 @@ async def test_a_task_that_stays_within_its_limit_may_have_another() -> None:
         await limits.within(600.0, asyncio.sleep(0))
 
     await asyncio.create_task(twice())
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["with a result", "with an error of its own"])
+async def test_a_task_that_outlived_its_limit_is_no_longer_cancelled_and_may_have_another(fails: bool) -> None:
+    limits = TimeLimits()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if fails:
+                raise LookupError from None
+
+    async def twice() -> int:
+        with suppress(LookupError):
+            await limits.within(0.0, stubborn())
+        left = current().cancelling()
+        with pytest.raises(TimeoutError):
+            await limits.within(0.0, asyncio.Event().wait())
+        return left
+
+    assert await asyncio.create_task(twice()) == 0
+
+
+def current() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 async def test_nothing_is_kept_in_memory_until_a_limit_that_nobody_has_any_more() -> None:
