@@ -1,7 +1,7 @@
 """The open steps of one claimed run: which are recorded, which are performed here, and what came of them.
 
-An outcome, as a line that a step says, stays in hand until the advance that carries it has won, so a lost race or a
-lost reply loses neither.
+An outcome, as what an interrupted step had cost and a line that a step says, stays in hand until the advance that
+carries it has won, so a lost race or a lost reply loses none of them.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class OpenSteps:
         self._outcomes: dict[int, tuple[Step, Outcome]] = {}
         self._in_hand: dict[int, tuple[Step, Outcome]] = {}  # taken for the advance that is being committed
         self._interrupted: dict[int, FinishStep] = {}  # on purpose: what becomes of them, and what they had cost
+        self._interrupted_in_hand: dict[int, FinishStep] = {}
         self._cut: set[tuple[int, int]] = set()  # effectful attempts that were cut off: their outcome is unknown
         self._meters: dict[int, Meter] = {}
         self._limits = TimeLimits()
@@ -123,13 +124,22 @@ class OpenSteps:
             now = self._recorded.get(number)
             if now is not None and now.attempt == step.attempt and _is_performed(now):
                 self._outcomes[number] = (step, outcome)
+        interrupted = self._interrupted | self._interrupted_in_hand
+        self._interrupted.clear()
+        self._interrupted_in_hand.clear()
+        for number, finish in interrupted.items():
+            now = self._recorded.get(number)
+            if now is not None and now.attempt == finish.attempt and _is_performed(now):
+                self._interrupted[number] = finish
         self._room.set()
         for step in recorded:
             self._recover(step, first=first)
 
     def _recover(self, step: Step, *, first: bool) -> None:
         number = step.step_no
-        if step.status is not StepStatus.RUNNING or number in self._tasks or number in self._outcomes:
+        if step.status is not StepStatus.RUNNING or number in self._tasks:
+            return
+        if number in self._outcomes or number in self._interrupted:
             return
         if step.waits_for == "timer" and self.due_in(step) <= 0:
             self._outcomes[number] = (step, Done())
@@ -215,6 +225,7 @@ class OpenSteps:
             taken.append((step, _finish(step, outcome)))
         self._outcomes.clear()
         taken.extend((self._recorded[number], finish) for number, finish in sorted(self._interrupted.items()))
+        self._interrupted_in_hand |= self._interrupted
         self._interrupted.clear()
         for step, finish in taken:
             self._settle(step, finish)
@@ -236,11 +247,13 @@ class OpenSteps:
 
     def in_hand(self) -> list[FinishStep]:
         """What was taken and is not committed yet."""
-        return [_finish(step, outcome) for step, outcome in self._in_hand.values()]
+        outcomes = [_finish(step, outcome) for step, outcome in self._in_hand.values()]
+        return outcomes + list(self._interrupted_in_hand.values())
 
     def committed(self) -> None:
         """The advance that carried what was taken has won, or will never win: forget it."""
         self._in_hand.clear()
+        self._interrupted_in_hand.clear()
         self._said_in_hand.clear()
         self._room.set()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from shared.direct_database import DirectDatabase
 from shared.runs.engine import Done, Failed, Outcome, StepContext
-from shared.runs.models import NewStep, Step, StepError
+from shared.runs.models import Json, NewStep, Step, StepError
 from tests.runs.engines import ListEngine, Progress, forever, steps
 from tests.runs.working import (
     costs,
@@ -28,6 +29,7 @@ from tests.support.runs import (
     until,
     until_status,
 )
+from tests.support.wires import CountingDatabase
 
 
 async def test_out_of_credits_pauses_with_a_line_and_goes_on_after_a_grant(
@@ -126,6 +128,42 @@ async def test_what_an_interrupted_step_has_cost_is_booked(
 
     assert row["credits_spent"] == 70
     assert (await step_rows(database_url, run_id))[0]["status"] == step_ends
+    await assert_books_balance(database_url, person.id)
+
+
+@pytest.mark.parametrize(("request_", "ends"), [("stop", "cancelled"), ("pause", "paused")])
+async def test_what_an_interrupted_step_has_cost_is_booked_though_the_first_advance_with_it_loses_its_race(
+    database: DirectDatabase, person: Person, database_url: str, request_: str, ends: str
+) -> None:
+    run_id = await person.queue()
+
+    async def dear(step: Step, ctx: StepContext) -> Outcome:
+        ctx.spent(70)
+        return await forever(step, ctx)
+
+    class Overtaken(CountingDatabase):
+        """Somebody else writes to the run right before it is let go."""
+
+        overtaken = False
+
+        async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+            batch: Any = arguments.get("p_batch", {})
+            if not self.overtaken and any(row.get("status") == ends for row in batch.get("runs", ())):
+                self.overtaken = True
+                async with connect(database_url) as rival:
+                    await rival.execute("update public.agent_runs set revision = revision + 1")
+            return await super().call(function, arguments)
+
+    engine = ListEngine(steps(1, credits_bound=100), dear)
+    overtaken = Overtaken(database)
+    async with working(overtaken, engine):
+        await until(lambda: step_stands(database_url, run_id, 1, "running"))
+        await person.call("control_run", run_id, request_)
+        row = await until_status(database_url, run_id, ends)
+
+    assert overtaken.overtaken
+    assert row["credits_spent"] == 70
+    assert len(engine.performed) == 1
     await assert_books_balance(database_url, person.id)
 
 
