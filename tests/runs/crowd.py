@@ -102,7 +102,8 @@ with run as (
       timeout_seconds)
     select id, 1, account_id, 's1', 'test', 'Step', 'completed', 'pure', gen_random_uuid(), 60 from run
 )
-insert into public.agent_task_logs (run_id, seq, account_id, log_type, message) select id, 1, account_id, 'info', '' from run
+insert into public.agent_task_logs (run_id, seq, account_id, log_type, message)
+  select id, 1, account_id, 'info', '' from run
 """
 
 
