@@ -315,7 +315,7 @@ begin
     )
     update public.agent_runs r set fair_tag = t.fair_tag
       from involved i join tags t on t.place = i.place
-      where r.id = i.id and r.fair_tag <> t.fair_tag;
+      where r.id = any (array[i.id]) and r.fair_tag <> t.fair_tag;
     v_ids := array(select u.id from unnest(v_ids) as u (id) where u.id <> all (v_account.picked)) || v_better;
   end loop;
   return v_ids;
