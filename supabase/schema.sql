@@ -65,7 +65,8 @@ CREATE TYPE private.moved_runs AS (
 	told_from bigint[],
 	unsent uuid[],
 	short uuid[],
-	special jsonb
+	special jsonb,
+	lines jsonb
 );
 
 CREATE FUNCTION private.clock() RETURNS timestamp with time zone
@@ -466,6 +467,13 @@ begin
         from jsonb_to_recordset(p_batch -> 'restart') as s (at integer, step_no integer, credits_bound bigint)
         where (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
           and t.run_id = any (array[v_ids[s.at]]) and t.step_no = s.step_no;
+    end if;
+    if v_moved.lines is not null then
+      -- Behind the batch's own: who follows the table's changes hears the lines in the order they have.
+      insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
+        select l.run_id, l.seq, l.account_id, l.log_type, l.message, l.metadata, v_now
+        from jsonb_to_recordset(v_moved.lines) as l (
+          run_id uuid, seq bigint, account_id uuid, log_type public.log_type, message text, metadata jsonb);
     end if;
     if p_batch ?| '{messages,artifacts,plans,requests,snapshots}' then
       perform private.write_records(p_batch, v_ids, v_accounts, v_revisions);
@@ -2212,20 +2220,18 @@ begin
     returning m.id, m.account_id, r.revision, r.lease_id, m.target, m.was, m.wish, m.ended, m.moved, m.leaves, m.stop,
       m.pause, m.is_short, m.is_broke, m.log_seq, r.log_seq as last_seq, m.broadcast_seq, m.slot_ids,
       m.held - m.charge + m.got as rest, r.credits_spent, d.due, not d.due and r.log_seq > r.broadcast_seq as unsent
-  ), said as (
-    -- Behind the batch's own lines, which the caller writes.
-    insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
-      select w.id, w.last_seq - w.moved::integer, w.account_id, 'warning'::public.log_type,
-        case when w.id = any (v_capped)
-          then 'Out of credits: the next step does not fit the run''s own limit (max_credits)'
-          else 'Out of credits: the run is paused until credits are added and it is resumed' end,
-        jsonb_build_object('event', 'out_of_credits', 'limit',
-          case when w.id = any (v_capped) then 'run' else 'account' end), p_now
-        from written w where w.is_broke
-      union all
-      select w.id, w.last_seq, w.account_id, 'state_transition', w.was || ' -> ' || w.target,
-        jsonb_build_object('from', w.was, 'to', w.target), p_now
-        from written w where w.moved
+  ), line as (
+    select w.id as run_id, w.last_seq - w.moved::integer as seq, w.account_id, 'warning' as log_type,
+      case when w.id = any (v_capped)
+        then 'Out of credits: the next step does not fit the run''s own limit (max_credits)'
+        else 'Out of credits: the run is paused until credits are added and it is resumed' end as message,
+      jsonb_build_object('event', 'out_of_credits', 'limit',
+        case when w.id = any (v_capped) then 'run' else 'account' end) as metadata
+      from written w where w.is_broke
+    union all
+    select w.id, w.last_seq, w.account_id, 'state_transition', w.was || ' -> ' || w.target,
+      jsonb_build_object('from', w.was, 'to', w.target)
+      from written w where w.moved
   )
   select array_agg(w.id), array_agg(w.account_id), array_agg(w.revision), array_agg(w.log_seq),
       array_agg(w.id) filter (where w.ended), array_agg(w.account_id) filter (where w.ended),
@@ -2235,9 +2241,11 @@ begin
       array_agg(w.id) filter (where w.unsent),
       jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
           'status', w.target, 'stop', w.stop, 'pause', w.pause, 'short', w.is_short))
-        filter (where w.stop or w.pause or w.is_short or w.target <> coalesce(w.wish, w.was))
+        filter (where w.stop or w.pause or w.is_short or w.target <> coalesce(w.wish, w.was)),
+      (select jsonb_agg(to_jsonb(l) order by l.run_id, l.seq) from line l)
     into v_moved.won, v_moved.accounts, v_moved.revisions, v_moved.base, v_moved.ended, v_moved.ended_accounts,
-      v_moved.rests, v_moved.spent, v_moved.places, v_moved.told, v_moved.told_from, v_moved.unsent, v_moved.special
+      v_moved.rests, v_moved.spent, v_moved.places, v_moved.told, v_moved.told_from, v_moved.unsent, v_moved.special,
+      v_moved.lines
     from written w;
   return v_moved;
 end $$;

@@ -67,14 +67,15 @@ begin
 end $$;
 
 -- What moving some runs of a batch came to. Arrays that begin alike go together: won, accounts, revisions and base (the seq
--- that their lines follow); ended, ended_accounts, rests and spent; told and told_from. short start nothing.
+-- that their lines follow); ended, ended_accounts, rests and spent; told and told_from. short start nothing. lines are what
+-- is to be said of the moves, [{run_id, seq, account_id, log_type, message, metadata}].
 create type private.moved_runs as (
   won uuid[], accounts uuid[], revisions bigint[], base bigint[], ended uuid[], ended_accounts uuid[], rests bigint[],
-  spent bigint[], places bigint[], told uuid[], told_from bigint[], unsent uuid[], short uuid[], special jsonb
+  spent bigint[], places bigint[], told uuid[], told_from bigint[], unsent uuid[], short uuid[], special jsonb, lines jsonb
 );
 
--- Moves the runs of a batch that are not in p_won, whatever becomes of them, and says so in their logs. What hangs on them
--- is the caller's to write, and to close. Who may have rows locked already waits for no other (p_wait): a run that
+-- Moves the runs of a batch that are not in p_won, whatever becomes of them. What hangs on them is the caller's to write,
+-- the lines that say so last, and to close. Who may have rows locked already waits for no other (p_wait): a run that
 -- somebody holds then loses its race, and its worker reads it again.
 create function private.move_runs(p_batch jsonb, p_won uuid[], p_wait boolean, p_now timestamptz, p_expires timestamptz)
   returns private.moved_runs language plpgsql security definer
@@ -195,20 +196,18 @@ begin
     returning m.id, m.account_id, r.revision, r.lease_id, m.target, m.was, m.wish, m.ended, m.moved, m.leaves, m.stop,
       m.pause, m.is_short, m.is_broke, m.log_seq, r.log_seq as last_seq, m.broadcast_seq, m.slot_ids,
       m.held - m.charge + m.got as rest, r.credits_spent, d.due, not d.due and r.log_seq > r.broadcast_seq as unsent
-  ), said as (
-    -- Behind the batch's own lines, which the caller writes.
-    insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
-      select w.id, w.last_seq - w.moved::integer, w.account_id, 'warning'::public.log_type,
-        case when w.id = any (v_capped)
-          then 'Out of credits: the next step does not fit the run''s own limit (max_credits)'
-          else 'Out of credits: the run is paused until credits are added and it is resumed' end,
-        jsonb_build_object('event', 'out_of_credits', 'limit',
-          case when w.id = any (v_capped) then 'run' else 'account' end), p_now
-        from written w where w.is_broke
-      union all
-      select w.id, w.last_seq, w.account_id, 'state_transition', w.was || ' -> ' || w.target,
-        jsonb_build_object('from', w.was, 'to', w.target), p_now
-        from written w where w.moved
+  ), line as (
+    select w.id as run_id, w.last_seq - w.moved::integer as seq, w.account_id, 'warning' as log_type,
+      case when w.id = any (v_capped)
+        then 'Out of credits: the next step does not fit the run''s own limit (max_credits)'
+        else 'Out of credits: the run is paused until credits are added and it is resumed' end as message,
+      jsonb_build_object('event', 'out_of_credits', 'limit',
+        case when w.id = any (v_capped) then 'run' else 'account' end) as metadata
+      from written w where w.is_broke
+    union all
+    select w.id, w.last_seq, w.account_id, 'state_transition', w.was || ' -> ' || w.target,
+      jsonb_build_object('from', w.was, 'to', w.target)
+      from written w where w.moved
   )
   select array_agg(w.id), array_agg(w.account_id), array_agg(w.revision), array_agg(w.log_seq),
       array_agg(w.id) filter (where w.ended), array_agg(w.account_id) filter (where w.ended),
@@ -218,9 +217,11 @@ begin
       array_agg(w.id) filter (where w.unsent),
       jsonb_agg(jsonb_build_object('run_id', w.id, 'won', true, 'revision', w.revision, 'lease_id', w.lease_id,
           'status', w.target, 'stop', w.stop, 'pause', w.pause, 'short', w.is_short))
-        filter (where w.stop or w.pause or w.is_short or w.target <> coalesce(w.wish, w.was))
+        filter (where w.stop or w.pause or w.is_short or w.target <> coalesce(w.wish, w.was)),
+      (select jsonb_agg(to_jsonb(l) order by l.run_id, l.seq) from line l)
     into v_moved.won, v_moved.accounts, v_moved.revisions, v_moved.base, v_moved.ended, v_moved.ended_accounts,
-      v_moved.rests, v_moved.spent, v_moved.places, v_moved.told, v_moved.told_from, v_moved.unsent, v_moved.special
+      v_moved.rests, v_moved.spent, v_moved.places, v_moved.told, v_moved.told_from, v_moved.unsent, v_moved.special,
+      v_moved.lines
     from written w;
   return v_moved;
 end $$;

@@ -186,6 +186,13 @@ begin
         where (v_moved.short is null or v_ids[s.at] <> all (v_moved.short))
           and t.run_id = any (array[v_ids[s.at]]) and t.step_no = s.step_no;
     end if;
+    if v_moved.lines is not null then
+      -- Behind the batch's own: who follows the table's changes hears the lines in the order they have.
+      insert into public.agent_task_logs (run_id, seq, account_id, log_type, message, metadata, created_at)
+        select l.run_id, l.seq, l.account_id, l.log_type, l.message, l.metadata, v_now
+        from jsonb_to_recordset(v_moved.lines) as l (
+          run_id uuid, seq bigint, account_id uuid, log_type public.log_type, message text, metadata jsonb);
+    end if;
     if p_batch ?| '{messages,artifacts,plans,requests,snapshots}' then
       perform private.write_records(p_batch, v_ids, v_accounts, v_revisions);
     end if;

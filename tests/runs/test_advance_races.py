@@ -204,3 +204,20 @@ def named(view: RunView, revision: int) -> Advance:
     logs = (NewLog("info", f"done {view.run.id}"),)
     done = replace(item.finish[0], output={"of": str(view.run.id)}, records=Records(logs=logs))
     return replace(item, finish=(done,))
+
+
+async def test_lines_are_written_in_the_order_they_are_counted(
+    store: RunStore, person: Person, database_url: str
+) -> None:
+    """Who follows the changes of the table hears them in the order in which they are written."""
+    await person.queue()
+    view = (await claim(store)).views[0]
+    revision = (await store.advance([started(view)], lease_seconds=15))[view.run.id].revision
+
+    ends = replace(named(view, revision), start=(), status=RunStatus.COMPLETED, output={})
+    await store.advance([ends], lease_seconds=15)
+
+    async with connect(database_url) as connection:
+        query = "select seq from public.agent_task_logs where run_id = %s order by ctid"
+        seqs = [seq async for (seq,) in await connection.execute(query, [view.run.id])]
+    assert seqs == [1, 2, 3, 4, 5]
