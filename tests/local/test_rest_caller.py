@@ -33,7 +33,11 @@ async def shop(database_url: str) -> AsyncGenerator[Shop]:
 
 
 def claims(**changes: object) -> dict[str, object]:
-    return {"role": "authenticated", "sub": "00000000-0000-0000-0000-000000000001", "exp": time.time() + 60} | changes
+    return {
+        "role": "authenticated",
+        "sub": "00000000-0000-0000-0000-000000000001",
+        "exp": time.time() + 86_400,
+    } | changes
 
 
 async def ask(shop: Shop, token: str, path: str = "rpc/seen") -> httpx.Response:
