@@ -24,8 +24,8 @@
 --    "requests":  [{run_id, step_no, kind, prompt, options}],
 --    "events":    [{run_id, step_no, token_hash}],
 --    "snapshots": [{run_id, version, step_count, open_steps, kept_steps, state}]}
--- A run wins if lease_id and revision both match; of a run that does not, nothing is written. Set-based: one statement a
--- table for the whole batch. charge is the sum of credits of its finished steps, released the sum of their bounds,
+-- A run wins if lease_id and revision both match; of a run that does not, nothing is written. Set-based: no statement is
+-- made once a run. charge is the sum of credits of its finished steps, released the sum of their bounds,
 -- wanted the sum of the bounds of the steps to start. A run's lines are numbered n from 1, those of its decision last.
 -- "runs" are in the order of run_id, in which their rows are locked.
 -- A run whose wanted credits fit neither hold nor cap starts nothing: it pauses, or, while in_flight steps go on, only
