@@ -137,6 +137,11 @@ def not_embedded(name: str) -> ApiError:
     )
 
 
+def embedded_twice(alias: str) -> ApiError:
+    """PostgREST's joins have such names, and PostgreSQL refuses the second of one."""
+    return ApiError(400, "42712", f'table name "{alias}" specified more than once')
+
+
 def not_implemented(details: str) -> ApiError:
     return ApiError(400, "PGRST127", "Feature not implemented", details=details)
 

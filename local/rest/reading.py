@@ -96,6 +96,7 @@ class Reader:
         lifts: bool = False,
     ) -> Reading:
         """Compose one level; `lifts` leaves its aggregates to the parent."""
+        _require_names(items, table, path)
         embeds = [self._embed(item, row, table, path) for item in items if isinstance(item, Embed)]
 
         def embed_filter(asked: Comparison) -> Composable | None:
@@ -289,6 +290,14 @@ def _on(way: Relationship, parent: str, other: str) -> list[Composable]:
 
 def _pairs(columns: Sequence[tuple[str, str]], left: str, right: str) -> list[Composable]:
     return [SQL("{} = {}").format(Identifier(right, other), Identifier(left, own)) for own, other in columns]
+
+
+def _require_names(items: Sequence[SelectItem], table: Table | None, path: Path) -> None:
+    """Refuse two embeds of one name, of which a client would see only the last."""
+    names = [item.output_name for item in items if isinstance(item, Embed)]
+    for position, name in enumerate(names):
+        if table is not None and name in names[:position]:
+            raise errors.embedded_twice(f"{table.name}_{name}_{len(path) + 1}")
 
 
 def _named(items: Sequence[SelectItem], name: str) -> Embed | None:

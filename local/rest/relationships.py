@@ -62,10 +62,13 @@ class Relationship:
         )
 
     def _answers_itself(self, target: str, hint: str | None) -> bool:
-        """Of a table that refers to itself: its children by the table's name, its parent by the column's."""
+        """Of a table that refers to itself: its children by the table's name, its parent by the column's.
+
+        The key's own name chooses neither, as both have it.
+        """
         if target == self.target[1]:
-            return self.cardinality == "one-to-many" and hint in {None, self._single(1), self.constraint}
-        return hint is None and self.cardinality == "many-to-one" and self._is_named(target)
+            return self.cardinality == "one-to-many" and hint in {None, self._single(1)}
+        return hint is None and self.cardinality == "many-to-one" and target == self._single(0)
 
     def _is_named(self, name: str) -> bool:
         return self.junction is None and name in {self.constraint, self._single(0)}

@@ -280,6 +280,37 @@ REFUSALS: dict[str, tuple[str, int, dict[str, Any]]] = {
             "hint": None,
         },
     ),
+    "itself, by the name of its key": (
+        "places?select=places!places_parent_id_fkey(name)",
+        400,
+        {
+            "code": "PGRST200",
+            "message": "Could not find a relationship between 'places' and 'places' in the schema cache",
+            "details": "Searched for a foreign key relationship between 'places' and 'places' using the hint "
+            "'places_parent_id_fkey' in the schema 'public', but no matches were found.",
+            "hint": None,
+        },
+    ),
+    "two embeds of one name": (
+        "works?select=artists!painter(name),artists!restorer(name)",
+        400,
+        {
+            "code": "42712",
+            "message": 'table name "works_artists_1" specified more than once',
+            "details": None,
+            "hint": None,
+        },
+    ),
+    "two embeds of one name in another": (
+        "labels?select=works(by:artists!painter(name),by:artists!restorer(name))",
+        400,
+        {
+            "code": "42712",
+            "message": 'table name "works_by_2" specified more than once',
+            "details": None,
+            "hint": None,
+        },
+    ),
     "a filter on what is not embedded": (
         "artists?select=id&oeuvre.id=eq.3",
         400,
