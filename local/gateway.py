@@ -85,7 +85,11 @@ def build_gateway(
 
 
 class KeySwap:
-    """Replaces `sb_` keys by the JWTs they stand for: in Authorization, and in the query of a websocket."""
+    """Replaces `sb_` keys by the JWTs they stand for: in Authorization, and in the query of a websocket.
+
+    A plain request may bear its key in the query too, where no header can be set (`/rest/v1/?apikey=...`). It goes no
+    further than this, or it would be a filter to REST; a function's query is its own.
+    """
 
     def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
         self._app = app
@@ -93,9 +97,12 @@ class KeySwap:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(_WITHOUT_KEY):
+            in_query = None
+            if not scope["path"].startswith(functions.PREFIX):
+                in_query, scope = _key_taken(scope)
             headers = Headers(scope=scope)
             given = headers.get("authorization")
-            authorization = self._keys.authorization_for(headers.get("apikey"), given)
+            authorization = self._keys.authorization_for(headers.get("apikey") or in_query, given)
             if authorization is not None and authorization != given:
                 kept = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
                 scope = {**scope, "headers": [*kept, (b"authorization", authorization.encode("latin-1"))]}
@@ -104,6 +111,16 @@ class KeySwap:
             swapped = [(name, self._keys.token_of(value) if name == "apikey" else value) for name, value in query]
             scope = {**scope, "query_string": urlencode(swapped).encode("latin-1")}
         await self._app(scope, receive, send)
+
+
+def _key_taken(scope: Scope) -> tuple[str | None, Scope]:
+    """The API key in the query, and the request without it. The rest of the query stays as it was written."""
+    pairs = scope["query_string"].split(b"&")
+    kept = [pair for pair in pairs if pair.partition(b"=")[0] != b"apikey"]
+    if len(kept) == len(pairs):
+        return None, scope
+    given = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("apikey")
+    return given, {**scope, "query_string": b"&".join(kept)}
 
 
 class CorsHeaders:

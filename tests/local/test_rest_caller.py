@@ -54,6 +54,25 @@ async def test_nobody_in_particular_is_anon(shop: Shop) -> None:
     assert refused.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("key", ["secret_key", "service_role_key"])
+async def test_a_key_in_the_query_is_a_key_and_no_filter(shop: Shop, key: str) -> None:
+    given = getattr(Keys(), key)
+    async with httpx.AsyncClient(base_url=f"{shop.stack.url}/rest/v1/") as browser:
+        rows = await browser.get(f"owners?select=name&apikey={given}&name=eq.A%64a")
+        root = await browser.get(f"?apikey={given}")
+        users = await browser.get(f"{shop.stack.url}/auth/v1/admin/users?apikey={given}")
+
+    assert (rows.status_code, rows.json()) == (200, [{"name": "Ada"}])
+    assert "/owners" in root.json()["paths"]
+    assert users.status_code == 200
+
+
+async def test_a_key_in_a_header_goes_before_one_in_the_query(shop: Shop) -> None:
+    seen = await shop.anon.get("rpc/seen", params={"apikey": Keys().secret_key})
+
+    assert (seen.status_code, seen.json()["role"]) == (200, "anon")
+
+
 async def test_a_users_claims_reach_the_database(shop: Shop) -> None:
     token = Keys().sign_jwt(claims(app_metadata={"plan": "pro"}))
 

@@ -38,6 +38,7 @@ async def echo(scope, receive, send):
     body = {
         "method": request.method,
         "path": request.url.path,
+        "query": request.url.query,
         "root_path": scope["root_path"],
         "authorization": request.headers.get("authorization"),
         "body": (await request.body()).decode(),
@@ -69,6 +70,11 @@ async def test_an_api_key_arrives_as_its_jwt_and_a_users_token_wins(gateway, api
     headers = {"apikey": apikey, "authorization": authorization and f"Bearer {authorization}"}
     answer = await gateway.get("/functions/v1/echo", headers={key: value for key, value in headers.items() if value})
     assert answer.json()["authorization"] == (seen and f"Bearer {seen}")
+
+
+async def test_a_functions_query_is_its_own(gateway):
+    answer = await gateway.get("/functions/v1/echo", params={"apikey": KEYS.secret_key})
+    assert (answer.json()["query"], answer.json()["authorization"]) == (f"apikey={KEYS.secret_key}", None)
 
 
 async def test_a_function_gets_every_method_body_and_sub_path(gateway):
