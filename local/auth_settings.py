@@ -47,6 +47,7 @@ class AuthSettings:
     rate_limit_otp: int | None = None  # in five minutes and address, as the rest
     rate_limit_verify: int | None = None
     rate_limit_token_refresh: int | None = None
+    mfa_rate_limit_challenge_and_verify: int | None = None  # of each, a minute and address
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> AuthSettings:
@@ -142,4 +143,5 @@ _READERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "rate_limit_otp": _COUNT,
     "rate_limit_verify": _COUNT,
     "rate_limit_token_refresh": _COUNT,
+    "mfa_rate_limit_challenge_and_verify": _COUNT,
 }

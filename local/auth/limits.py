@@ -13,6 +13,7 @@ from local.auth_settings import AuthSettings
 
 HOUR = 3600.0
 FIVE_MINUTES = 300.0
+MINUTE = 60.0
 _MAX_KEYS = 10_000  # callers remembered; beyond that the idlest is forgotten
 
 
@@ -50,6 +51,8 @@ class Limits:
         self.otp = Limit(settings.rate_limit_otp, FIVE_MINUTES)
         self.verify = Limit(settings.rate_limit_verify, FIVE_MINUTES)
         self.token_refresh = Limit(settings.rate_limit_token_refresh, FIVE_MINUTES)
+        self.factor_challenge = Limit(settings.mfa_rate_limit_challenge_and_verify, MINUTE)
+        self.factor_verify = Limit(settings.mfa_rate_limit_challenge_and_verify, MINUTE)
         self._email_sent = Limit(settings.rate_limit_email_sent, HOUR)
 
     def check(self, limit: Limit, request: Request) -> None:

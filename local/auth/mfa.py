@@ -73,6 +73,7 @@ class SecondFactors:
         async with self._context.transaction() as cursor:
             user, _ = await self._signed_in(cursor, request)
             factor = await _own(cursor, user.id, request)
+            self._context.limits.check(self._context.limits.factor_challenge, request)
             self._require_verification(factor)
             asked = await factors.ask(cursor, factor.id, address=_address(request))
         expires_at = int(asked.at + self._context.settings.mfa_challenge_expiry_duration)
@@ -83,6 +84,7 @@ class SecondFactors:
         async with self._context.transaction() as cursor:
             user, session = await self._signed_in(cursor, request)
             factor = await _own(cursor, user.id, request)
+            self._context.limits.check(self._context.limits.factor_verify, request)
             body = await read(request, FactorAnswer)
             if body.code is None:
                 raise invalid("Code needs to be non-empty")
@@ -124,8 +126,10 @@ class SecondFactors:
         return JSONResponse(factor.body)
 
     async def _signed_in(self, cursor: Cursor, request: Request) -> tuple[User, Session]:
-        """The caller, with the session whose level is at stake."""
+        """The caller, with the session whose level is at stake. Who has no first factor gets no second."""
         caller = await caller_of(request, self._context.services.keys, cursor)
+        if caller.user.is_anonymous:
+            raise AuthError(403, "no_authorization", "Anonymous user not allowed to perform these actions")
         if caller.session is None:
             raise AuthError(500, "unexpected_failure", "A valid session and a registered user are required")
         return caller.user, caller.session

@@ -120,3 +120,17 @@ def test_a_limit_forgets_what_is_older_than_its_window():
     assert limit.take("somebody else")
     now = 10.0
     assert [limit.take(), limit.take(), limit.take()] == [True, True, False]
+
+
+async def test_codes_of_an_authenticator_are_not_guessed_on_and_on(database_url):
+    async with stack_over(database_url, auth=AuthSettings(mfa_rate_limit_challenge_and_verify=2)) as stack:
+        client = await stack.client()
+        await signed_up(client)
+        factor = (await client.auth.mfa.enroll({"factor_type": "totp"})).id
+        challenge = (await client.auth.mfa.challenge({"factor_id": factor})).id
+        guess = {"factor_id": factor, "challenge_id": challenge, "code": "none"}
+        for _ in range(2):
+            assert await refused(client.auth.mfa.verify(guess)) == (422, "mfa_verification_failed")
+        assert await refused(client.auth.mfa.verify(guess)) == LIMITED
+        await client.auth.mfa.challenge({"factor_id": factor})
+        assert await refused(client.auth.mfa.challenge({"factor_id": factor})) == LIMITED

@@ -52,6 +52,11 @@ async def levels(client: AsyncClient) -> tuple[str | None, str | None]:
 
 
 class TestEnrolling:
+    async def test_an_anonymous_user_has_nothing_to_add_a_second_factor_to(self, supabase):
+        await supabase.auth.sign_in_anonymously()
+        attempt = supabase.auth.mfa.enroll({"factor_type": "totp"})
+        assert await refused(attempt) == (403, "no_authorization")
+
     async def test_an_authenticator_gets_its_secret_as_text_and_picture(self, supabase):
         email = new_email()
         await signed_up(supabase, email)
