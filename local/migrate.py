@@ -15,7 +15,7 @@ from typing import Literal
 from psycopg import AsyncConnection
 
 from local.errors import MigrationError
-from local.seeds import find_seeds
+from local.seeds import await_seeds, awaits_seeds, find_seeds, no_longer_await_seeds
 from local.sql_files import SqlFile
 
 __all__ = ["Migrated", "Migration", "MigrationError", "Seeding", "migrate", "read_migrations"]
@@ -24,10 +24,7 @@ Seeding = Literal["fresh", "missing", "never"]
 
 _FILE = re.compile(r"(?P<version>\d+)_(?P<name>.+)\.sql")
 _LOCK = 7_313_982_640_125  # any number that nobody else takes for something else
-_UNSEEDED = (
-    "The migrations are applied, the seed is not. When it is mended, `runbase migrate --seed` loads it into a running "
-    "stack, and `runbase stack reset` begins anew."
-)
+_UNSEEDED = "The migrations are applied, the seed is not. When it is mended, do the same again, and it is loaded."
 _RECORD = (
     "create schema if not exists supabase_migrations;"
     "create table if not exists supabase_migrations.schema_migrations ("
@@ -76,7 +73,8 @@ def read_migrations(folder: Path) -> list[Migration]:
 async def migrate(dsn: str, folder: Path, *, seeding: Seeding = "fresh") -> Migrated:
     """Apply what is not applied yet, in order of version, then load the seeds of the `supabase` folder around `folder`.
 
-    Seeds go into a database that had no migration before (`fresh`), or into any that lacks them (`missing`).
+    Seeds go into a database that had no migration before, or whose first call did not come to its end (`fresh`), or
+    into any that lacks them (`missing`).
 
     Raises:
         MigrationError: a file fails, a file is older than one already applied, or the database has a
@@ -88,14 +86,17 @@ async def migrate(dsn: str, folder: Path, *, seeding: Seeding = "fresh") -> Migr
         # Read only looks first: the usual start of a stack finds everything applied.
         recorded = await _recorded(connection)
         _refuse_disorder(migrations, recorded)
+        is_new = seeding == "fresh" and not recorded
+        seeds = seeding == "missing" or is_new or (seeding == "fresh" and await awaits_seeds(connection))
         for migration in migrations:
             if migration.version not in recorded:
-                if await _apply(connection, migration):
+                if await _apply(connection, migration, is_new=is_new):
                     done.applied.append(migration.file.name)
             elif recorded[migration.version] != migration.statements:
                 done.changed.append(migration.file.name)
-        if seeding == "missing" or (seeding == "fresh" and not recorded):
+        if seeds:
             done.seeded.extend(await _load_seeds(connection, folder.parent))
+            await no_longer_await_seeds(connection)
     return done
 
 
@@ -127,8 +128,8 @@ def _refuse_disorder(migrations: list[Migration], recorded: dict[str, list[str]]
             raise MigrationError(f"{migration.file.name}: older than migration {newest}, which is already applied")
 
 
-async def _apply(connection: AsyncConnection, migration: Migration) -> bool:
-    """Apply one file; False if a rival did it first."""
+async def _apply(connection: AsyncConnection, migration: Migration, *, is_new: bool) -> bool:
+    """Apply one file, which may be a new database's first; False if a rival did it first."""
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
         await connection.execute(_RECORD)
@@ -137,6 +138,8 @@ async def _apply(connection: AsyncConnection, migration: Migration) -> bool:
         )
         if await rows.fetchone() is not None:
             return False
+        if is_new:
+            await await_seeds(connection)
         await migration.file.execute(connection)
         await connection.execute(
             "insert into supabase_migrations.schema_migrations (version, name, statements) values (%s, %s, %s)",

@@ -1,7 +1,9 @@
 """The project's seeds: which files they are, and loading each once.
 
 As the Supabase CLI has it: `[db.seed]` in supabase/config.toml names the files, by default `seed.sql`, and what was
-loaded stands in `supabase_migrations.seed_files`. So either may load a seed and the other knows.
+loaded stands in `supabase_migrations.seed_files`. So either may load a seed and the other knows. From a new
+database's first migration until all of it is loaded there is a table `supabase_migrations.unseeded`, so that a start
+that failed or was killed in between is made up for by the next one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _TABLE = (
     "create schema if not exists supabase_migrations;"
     "create table if not exists supabase_migrations.seed_files (path text primary key, hash text not null)"
 )
+_UNSEEDED = "supabase_migrations.unseeded"
 _log = logging.getLogger("local.seeds")
 
 
@@ -93,6 +96,20 @@ def find_seeds(folder: Path) -> list[Seed]:
             name = Path(os.path.relpath(path, folder.parent)).as_posix()
             found.setdefault(name, Seed(path, name))
     return [*found.values()]
+
+
+async def await_seeds(connection: AsyncConnection) -> None:
+    """Note in a new database, with its first migration, that its seeds are still to come."""
+    await connection.execute(f"create table if not exists {_UNSEEDED} ()")
+
+
+async def awaits_seeds(connection: AsyncConnection) -> bool:
+    noted = await connection.execute(f"select to_regclass('{_UNSEEDED}') is not null")
+    return await noted.fetchone() == (True,)
+
+
+async def no_longer_await_seeds(connection: AsyncConnection) -> None:
+    await connection.execute(f"drop table if exists {_UNSEEDED}")
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:

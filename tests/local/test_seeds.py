@@ -166,11 +166,31 @@ async def test_a_broken_seed_names_file_line_and_statement_and_leaves_nothing(em
     place, statement, _, advice = str(refused.value).split("\n")
     assert place == 'supabase/b.sql:3: relation "public.nots" does not exist (42P01)'
     assert statement == "insert into public.nots"
-    assert "runbase migrate --seed" in advice
+    assert "do the same again" in advice
     assert notes(empty_url) == ["a"]
     note(supabase, "b.sql", "b")
-    await migrate(empty_url, supabase / "migrations", seeding="missing")
+    for seeded in (["supabase/b.sql"], []):
+        assert (await migrate(empty_url, supabase / "migrations")).seeded == seeded
     assert notes(empty_url) == ["a", "b"]
+
+
+async def test_a_new_database_whose_migration_failed_is_seeded_when_that_is_mended(empty_url, supabase):
+    note(supabase, "seed.sql", "a")
+    second = supabase / "migrations" / "2_more.sql"
+    second.write_text("alter table public.nots add more int;")
+    with pytest.raises(MigrationError):
+        await migrate(empty_url, supabase / "migrations")
+    second.write_text("alter table public.notes add more int;")
+    done = await migrate(empty_url, supabase / "migrations")
+    assert (done.applied, done.seeded, notes(empty_url)) == (["2_more.sql"], ["supabase/seed.sql"], ["a"])
+    note(supabase, "seed.sql", "b")
+    assert (await migrate(empty_url, supabase / "migrations")).seeded == []
+
+
+async def test_a_database_that_is_not_to_be_seeded_never_is(empty_url, supabase):
+    note(supabase, "seed.sql", "a")
+    await migrate(empty_url, supabase / "migrations", seeding="never")
+    assert (await migrate(empty_url, supabase / "migrations")).seeded == []
 
 
 @pytest.mark.parametrize("name", ["seed.sql", "migrations/2_more.sql"])
