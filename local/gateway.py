@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -77,7 +77,7 @@ def build_gateway(
             *(route for part in parts.values() for route in part.routes),
         ],
         middleware=[Middleware(CorsHeaders), Middleware(KeySwap, keys=services.keys)],
-        exception_handlers={404: _no_route},
+        exception_handlers={404: _no_route, ClientDisconnect: _cut_off},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # none of Supabase's servers does, and a redirected POST is a surprise
@@ -165,6 +165,11 @@ def _answers_options(scope: Scope) -> bool:
 
 async def _health(_request: Request) -> Response:
     return JSONResponse({"status": "ok"})
+
+
+async def _cut_off(_request: Request, _error: Exception) -> Response:
+    """Answer nobody: the client went in the middle of its body, which is no error of ours to log."""
+    return Response(status_code=400)
 
 
 async def _no_route(_request: Request, _error: Exception) -> Response:

@@ -93,6 +93,20 @@ async def test_an_unknown_function_or_route_is_404_with_cors(gateway):
         assert answer.json()["message"]
 
 
+@pytest.mark.parametrize("path", ["/rest/v1/people", "/auth/v1/signup", "/realtime/v1/api/broadcast"])
+async def test_a_client_that_goes_in_the_middle_of_its_body_is_no_error(gateway, caplog, path):
+    url = gateway.base_url
+    headers = f"Host: {url.host}\r\napikey: {KEYS.secret_key}\r\nContent-Type: application/json\r\nContent-Length: 9"
+    for _ in range(5):
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(f"POST {path} HTTP/1.1\r\n{headers}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"  # the body is being read
+        writer.close()
+        await writer.wait_closed()
+    assert (await gateway.get("/health")).status_code == 200
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_preflight_allows_what_the_clients_send(gateway):
     headers = {"origin": "http://localhost:3000", "access-control-request-method": "GET"}
     answer = await gateway.options("/rest/v1/notes", headers=headers)
