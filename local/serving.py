@@ -36,6 +36,7 @@ async def serving(app: Starlette, listener: socket.socket) -> AsyncGenerator[Non
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # who calls from this machine could say to be anybody, and no limit would hold
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )

@@ -122,6 +122,16 @@ def test_a_limit_forgets_what_is_older_than_its_window():
     assert [limit.take(), limit.take(), limit.take()] == [True, True, False]
 
 
+async def test_a_caller_does_not_choose_the_address_it_is_counted_by(database_url):
+    async with stack_over(database_url, auth=AuthSettings(rate_limit_anonymous_users=1)) as stack:
+        statuses = []
+        async with httpx.AsyncClient(base_url=f"{stack.url}/auth/v1", headers={"apikey": stack.anon_key}) as client:
+            for address in ("192.0.2.1", "192.0.2.2"):
+                answer = await client.post("/signup", headers={"X-Forwarded-For": address}, json={})
+                statuses.append(answer.status_code)
+        assert statuses == [200, 429]
+
+
 async def test_codes_of_an_authenticator_are_not_guessed_on_and_on(database_url):
     async with stack_over(database_url, auth=AuthSettings(mfa_rate_limit_challenge_and_verify=2)) as stack:
         client = await stack.client()
