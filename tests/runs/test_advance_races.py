@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
-from shared.runs.models import NewLog, Records, RunView
+from shared.runs.models import NewLog, Records, RunId, RunView
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.store import RunStore
 from shared.runs.transitions import Advance, FinishStep, StartStep
 from tests.runs.engines import steps
 from tests.support.clock import shift_clock
-from tests.support.runs import Person, claim, connect, log_lines, run_row, step_rows, until_lock_wait
+from tests.support.runs import Person, claim, connect, log_lines, new_person, run_row, step_rows, until_lock_wait
 
 
 def started(view: RunView) -> Advance:
@@ -117,17 +117,26 @@ async def test_a_tick_that_is_faster_than_an_advance_makes_no_line_go_out_twice(
 async def test_of_a_batch_each_run_gets_what_is_its_own_however_the_others_fare(
     store: RunStore, person: Person, database_url: str
 ) -> None:
-    """One goes on, one is to stop, one has no credits for its next step, and one lost its race."""
-    for _ in range(4):
-        await person.queue()
+    """One goes on, one is to stop, one has no credits for its next step, and one lost its race.
+
+    Each belongs to somebody else and has said another number of lines; one has had another revision.
+    """
+    people = [person, *[await new_person(database_url) for _ in range(3)]]
+    owners = {await one.queue(): one for one in people}
     views = sorted((await claim(store)).views, key=lambda view: view.run.id)
-    answers = await store.advance([started(view) for view in views], lease_seconds=15)
+    answers = await store.advance(
+        [replace(started(view), logs=(NewLog("info", "begins"),) * count) for count, view in enumerate(views)],
+        lease_seconds=15,
+    )
     lost, goes_on, stops, broke = views
+    assert stops.run.lease_id is not None
+    said = Advance(stops.run.id, stops.run.lease_id, answers[stops.run.id].revision, logs=(NewLog("info", "more"),))
+    answers |= await store.advance([said], lease_seconds=15)
     items = {view.run.id: named(view, answers[view.run.id].revision) for view in views}
     items[lost.run.id] = replace(items[lost.run.id], revision=1)
     dear = StartStep(2, uuid4(), steps(2, credits_bound=10**15)[1])
     items[broke.run.id] = replace(items[broke.run.id], start=(dear,))
-    await person.call("control_run", stops.run.id, "stop")
+    await owners[stops.run.id].call("control_run", stops.run.id, "stop")
 
     committed = await store.advance(list(items.values()), lease_seconds=15)
 
@@ -144,6 +153,10 @@ async def test_of_a_batch_each_run_gets_what_is_its_own_however_the_others_fare(
         assert said == [f"done {run_id}" for run_id in of_run]
         seqs = [seq for seq, _, _ in await log_lines(database_url, view.run.id)]
         assert seqs == list(range(1, (await run_row(database_url, view.run.id))["log_seq"] + 1))
+        for table in ("agent_steps", "agent_task_logs", "credit_ledger"):
+            assert await accounts_in(database_url, table, view.run.id) == {owners[view.run.id].id}
+        for step in await step_rows(database_url, view.run.id):
+            assert step["finished_revision"] in {None, committed[view.run.id].revision}
     assert [step["step_no"] for step in await step_rows(database_url, goes_on.run.id)] == [1, 2]
     assert [step["step_no"] for step in await step_rows(database_url, broke.run.id)] == [1]
 
@@ -196,6 +209,12 @@ async def test_who_only_may_have_rows_locked_waits_for_no_other_either(
     assert [committed[view.run.id].won for view in (first, second)] == [False, True]
     assert committed[second.run.id].stop
     assert committed[first.run.id].lease_id == first.run.lease_id
+
+
+async def accounts_in(url: str, table: str, run_id: RunId) -> set[UUID]:
+    async with connect(url) as connection:
+        query = f"select account_id from public.{table} where run_id = %s".encode()
+        return {account_id async for (account_id,) in await connection.execute(query, [run_id])}
 
 
 def named(view: RunView, revision: int) -> Advance:
