@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
-import hypothesis  # here: pytest's plugin imports it at the end, where a deep stack has broken CPython 3.11
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -25,6 +27,22 @@ _DIRECTORY = "RUNBASE_TEST_SERVER"  # tells xdist's workers where the session's 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[_DIRECTORY] = str(TestServer.reserve())
+
+
+def pytest_collection_finish() -> None:
+    """Leave nothing of Hypothesis to be imported later: pytest rewrites it where it is first imported.
+
+    In the middle of a test that may break CPython 3.11, with "AST constructor recursion depth mismatch"
+    (github.com/python/cpython/issues/106905).
+    """
+    for name in (
+        "internal.conjecture.optimiser",
+        "provisional",
+        "strategies._internal.random",
+        "strategies._internal.regex",
+    ):
+        with suppress(ModuleNotFoundError):  # another version has it elsewhere
+            import_module(f"hypothesis.{name}")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
