@@ -86,6 +86,7 @@ class Channel:
     expiry: asyncio.TimerHandle | None = None
     closed: bool = False
     _held: list[tuple[str | None, Frame]] | None = None
+    _replayed: set[str | None] = field(default_factory=set[str | None])  # and not heard since
 
     def __post_init__(self) -> None:
         self.requests = {next_id(): params for params in self.config.changes}
@@ -105,6 +106,8 @@ class Channel:
         """Send a frame that was written for all listeners of the topic."""
         if self._held is not None:
             self._held.append((message_id, frame))
+        elif message_id in self._replayed:
+            self._replayed.remove(message_id)
         elif not self.closed:
             self.outlet.send(frame)
 
@@ -113,11 +116,14 @@ class Channel:
         self._held = []
 
     def release(self, *, but: Collection[str] = ()) -> None:
-        """Send what was kept back, without the messages of these ids."""
+        """Send what was kept back, without these ids. Those still to come are left out when they do.
+
+        A row can be read before the log of changes tells of it.
+        """
         held, self._held = self._held or [], None
+        self._replayed.update(but)
         for message_id, frame in held:
-            if message_id not in but:
-                self.say(frame)
+            self.say(frame, message_id=message_id)
 
     def reply(self, ref: str | None, status: Status, response: Mapping[str, Any]) -> None:
         """Answer the client's message `ref`."""

@@ -340,6 +340,25 @@ async def test_what_is_said_while_messages_are_replayed_comes_once_and_after_the
     assert numbers == list(range(numbers[0], 20))
 
 
+async def test_a_message_that_was_replayed_before_the_log_told_of_it_comes_once(stack: Stack) -> None:
+    owner = await stack.sign_up()
+    topic = f"user:{owner.user_id}"
+    config = {"private": True, "broadcast": {"replay": {}}}
+    send = "select realtime.send(%s, 'log', %s, true)"
+    async with administrator(stack) as connection, socket(stack) as client:
+        await client.join("other")  # so that the log is read by now
+        await connection.execute("set synchronous_commit to off")  # seen at once, in the log of changes a little later
+        await connection.execute(send, ['{"n": 1}', topic])
+        await client.join(topic, config, access_token=owner.access_token)
+        await connection.execute("set synchronous_commit to on")
+        await connection.execute(send, ['{"n": 2}', topic])
+        first, second = [await client.hear("broadcast") for _ in range(2)]
+
+    assert [first["payload"]["n"], second["payload"]["n"]] == [1, 2]
+    assert first["meta"]["replayed"] is True
+    assert "replayed" not in second["meta"]
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
