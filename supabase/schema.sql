@@ -729,10 +729,14 @@ CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_second
 declare
   v_now timestamptz := private.clock();
   v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);
-  v_swept integer;
+  v_lost boolean;
+  v_late boolean;
+  v_old boolean;
+  v_recheck boolean;
+  v_first_due timestamptz;
+  v_swept integer := 0;
   v_ids uuid[];
   v_tag bigint;
-  v_next double precision;
   v_expired uuid[];
   v_suspect boolean;
   v_suspects uuid[];
@@ -740,22 +744,41 @@ begin
   if p_limit not between 0 and 100 then
     raise exception 'p_limit must be from 0 to 100' using errcode = 'RUN07';
   end if;
-  v_swept := private.sweep_runs(100, v_now);
-  perform private.purge_old(v_now, 100);
+  -- Most claims find nothing of this, so one statement looks for all of it. Each part names the order of the one index that
+  -- is to be read.
+  select
+    (select true from public.agent_runs r where r.status in ('planning', 'executing') and r.lease_expires_at < v_now
+      order by r.engine, r.id limit 1),
+    (select true from public.agent_runs r where r.status in ('queued', 'awaiting_input') and r.deadline_at <= v_now
+      order by r.deadline_at limit 1),
+    (select h.due_at not between v_now and v_now + interval '1 minute' from private.housekeeping h),  -- as it will ask
+    (select true from private.slots s where s.recheck order by s.account_id, s.id limit 1),
+    (select r.available_at from public.agent_runs r
+      where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity'
+      order by r.available_at, r.id limit 1)
+    into v_lost, v_late, v_old, v_recheck, v_first_due;
+  if v_lost or v_late then
+    v_swept := private.sweep_runs(100, v_now);
+  end if;
+  if v_old then
+    perform private.purge_old(v_now, 100);
+  end if;
 
   -- Expired leases first: their people have waited longest. The rival that still works loses by the new lease_id.
   -- A run that loses its worker a second time in a row may be what kills it, and all that were held beside it look the
   -- same: each of them is handed out alone, and its worker claims no other until it has come a step further.
-  with lost as materialized (
-    select r.id, r.attempt > 0 as suspect from public.agent_runs r
-    where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
-    order by r.engine, r.id  -- the order of the one index that is to be read
-  )
-  select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
-    select r.id, lost.suspect from lost join public.agent_runs r on r.id = any (array[lost.id])
-    where r.status in ('planning', 'executing') and r.lease_expires_at < v_now
-    order by lost.suspect desc, lost.id limit p_limit for update of r skip locked
-  ) x;
+  if v_lost then
+    with lost as materialized (
+      select r.id, r.attempt > 0 as suspect from public.agent_runs r
+      where r.status in ('planning', 'executing') and r.lease_expires_at < v_now and r.engine = any (p_engines)
+      order by r.engine, r.id
+    )
+    select array_agg(id order by suspect desc, id), bool_or(suspect) into v_expired, v_suspect from (
+      select r.id, lost.suspect from lost join public.agent_runs r on r.id = any (array[lost.id])
+      where r.status in ('planning', 'executing') and r.lease_expires_at < v_now
+      order by lost.suspect desc, lost.id limit p_limit for update of r skip locked
+    ) x;
+  end if;
   if v_suspect then
     v_expired := v_expired[1:1];
     p_limit := 1;
@@ -774,7 +797,13 @@ begin
       array_fill('{"event": "lease_expired"}'::jsonb, array[cardinality(v_expired)]));
   end if;
 
-  perform private.bring_up_due(v_now, 100);
+  if v_swept > 0 or v_recheck or v_first_due <= v_now then
+    perform private.bring_up_due(v_now, 100);
+    v_first_due := (select r.available_at from public.agent_runs r
+      where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity'
+      order by r.available_at, r.id limit 1);
+    v_recheck := (select true from private.slots s where s.recheck order by s.account_id, s.id limit 1);
+  end if;
   -- The head of the fair order of each engine, and of these the first. More rows are locked than claimed where there are
   -- several engines, until this commits: a rival then takes the next ones.
   select array_agg(x.id), max(x.fair_tag) into v_ids, v_tag from (
@@ -810,18 +839,11 @@ begin
       from claimed c;
   end if;
 
-  -- Timers that somebody had locked, and slots to recheck, are due at once.
-  select extract(epoch from r.available_at - v_now) into v_next
-    from public.agent_runs r
-    where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity'
-    order by r.available_at, r.id limit 1;
-  perform 1 from private.slots s where s.recheck order by s.account_id, s.id limit 1;
-  if found then
-    v_next := least(v_next, 0.2);
-  end if;
   return jsonb_build_object(
     'runs', private.run_view(coalesce(v_expired, '{}') || coalesce(v_ids, '{}')),
-    'next_in_seconds', case when v_next is not null then greatest(v_next, 0) end,
+    -- Timers that somebody had locked are due at once, and slots to recheck soon.
+    'next_in_seconds', case when v_recheck or v_first_due is not null
+      then greatest(0, least(extract(epoch from v_first_due - v_now), case when v_recheck then 0.2 end)) end,
     'swept', v_swept);
 end $$;
 
@@ -3538,7 +3560,8 @@ CREATE FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean DEFAULT false
         'managed', v.managed_credentials <> '{}', 'price', v.price) end),
     'snapshot', case when n.run_id is not null then
       jsonb_build_object('version', n.version, 'state', n.state, 'kept_steps', n.kept_steps) end
-  ) || private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) order by r.id), '[]')
+  ) || case when r.step_count = 0 then '{"steps": [], "messages": [], "plans": []}'
+    else private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) end order by r.id), '[]')
   from public.agent_runs r
   left join private.run_snapshots n on n.run_id = r.id and not p_whole
   -- By its key for each run, and never hashed: a catalogue of any size costs a claim the same.

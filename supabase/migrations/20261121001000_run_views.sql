@@ -59,7 +59,8 @@ create function private.run_view(p_run_ids uuid[], p_whole boolean default false
         'managed', v.managed_credentials <> '{}', 'price', v.price) end),
     'snapshot', case when n.run_id is not null then
       jsonb_build_object('version', n.version, 'state', n.state, 'kept_steps', n.kept_steps) end
-  ) || private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) order by r.id), '[]')
+  ) || case when r.step_count = 0 then '{"steps": [], "messages": [], "plans": []}'
+    else private.recorded_steps(r.id, coalesce(n.step_count, 0), n.open_steps || n.kept_steps) end order by r.id), '[]')
   from public.agent_runs r
   left join private.run_snapshots n on n.run_id = r.id and not p_whole
   -- By its key for each run, and never hashed: a catalogue of any size costs a claim the same.
