@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from tests.support.canaries import leaks_below, leaks_in
 from tests.support.database import TestServer, new_directory
+from tests.support.older_postgres import NEWEST, OLDEST, installed
 from tests.support.stack import Stack, stack_over
 
 hypothesis.settings.register_profile("runbase", deadline=None)  # a machine that is busy fails no test
@@ -72,9 +73,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         TestServer(Path(os.environ.pop(_DIRECTORY))).stop()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `older_postgres` is also tried on each older PostgreSQL, as hosted Supabase runs it.
+
+    With `only=True` it is tried nowhere else.
+    """
+    mark = metafunc.definition.get_closest_marker("older_postgres")
+    if mark is None or "database_server" not in metafunc.fixturenames:
+        return
+    embedded = [] if mark.kwargs.get("only") else [pytest.param(None, id="embedded")]
+    older = [pytest.param(version, id=f"PostgreSQL {version}") for version in installed()]
+    none = pytest.param(None, id="older", marks=pytest.mark.skip(f"no PostgreSQL {OLDEST} to {NEWEST} is installed"))
+    metafunc.parametrize("database_server", [*embedded, *(older or [none])], indirect=True)
+
+
 @pytest.fixture(scope="session")
-def database_server() -> TestServer:
-    return TestServer(Path(os.environ[_DIRECTORY]))
+def database_server(request: pytest.FixtureRequest) -> TestServer:
+    """The embedded PostgreSQL, or of a test marked `older_postgres` the one of its parameter."""
+    return TestServer(Path(os.environ[_DIRECTORY]), version=getattr(request, "param", None))
 
 
 @pytest.fixture(scope="session")

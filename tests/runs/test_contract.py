@@ -34,6 +34,8 @@ from tests.support.runs import (
     step_rows,
 )
 
+pytestmark = pytest.mark.older_postgres
+
 
 @pytest.fixture
 def either(either_wire: Database) -> RunStore:

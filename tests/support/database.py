@@ -1,4 +1,4 @@
-"""One PostgreSQL server a test session, one fresh database a test.
+"""One PostgreSQL server of a version a test session, one fresh database a test.
 
 The server starts when the first test of any xdist worker asks for it and is stopped by the process that started
 pytest. A test's database is a clone of a template that holds the platform and all migrations; the template's name
@@ -28,6 +28,7 @@ from local.platform import PLATFORM_FILES, apply_platform
 from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
 from tests.support.canaries import keeping_leaks
 from tests.support.clock import install_clock
+from tests.support.older_postgres import OlderPostgres, installed
 
 # Autovacuum would hold a template open now and then, and clones wait for that.
 # Every segment of the log of changes is searched for leaked keys before it is used again.
@@ -51,7 +52,12 @@ class TestServer:
 
     __test__ = False
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, version: int | None = None) -> None:
+        """`version` is an older PostgreSQL's that is installed; None: the one that the stack brings."""
+        if version is not None:
+            directory /= str(version)
+            directory.mkdir(exist_ok=True)
+        self._version = version
         self._directory = directory
         self._url_file = directory / "url"
         self._lock = FileLock(directory / "session.lock")
@@ -71,10 +77,16 @@ class TestServer:
         """Superuser's URL of the running server; starts it if this is the first to ask."""
         with self._lock:
             if not self._url_file.exists():
-                self._started = PostgresServer(self._directory / "data", settings=SETTINGS)
+                self._started = self._server()
                 self._started.start()
                 self._url_file.write_text(self._started.url)
             return self._url_file.read_text()
+
+    def _server(self) -> PostgresServer:
+        data_dir = self._directory / "data"
+        if self._version is None:
+            return PostgresServer(data_dir, settings=SETTINGS)
+        return OlderPostgres(data_dir, installed()[self._version], settings=SETTINGS)
 
     def template(self, *, migrations: Path = MIGRATIONS_DIR) -> str:
         """Name of the template database, built if it is not there yet."""
@@ -113,8 +125,9 @@ class TestServer:
             _run(admin, "drop database if exists {} with (force)", str(name))
 
     def stop(self) -> None:
-        """Stop the server, if it ever ran, and delete everything."""
-        PostgresServer(self._directory / "data").stop(immediate=True)
+        """Stop the servers, if they ever ran, and delete everything."""
+        for data_dir in (*self._directory.glob("*/data"), self._directory / "data"):
+            PostgresServer(data_dir).stop(immediate=True)
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
