@@ -319,6 +319,7 @@ CREATE FUNCTION private.advance_runs(p_batch jsonb) RETURNS jsonb
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     SET lock_timeout TO '2s'
     AS $_$
 declare
@@ -591,6 +592,7 @@ CREATE FUNCTION private.await_events(p_events jsonb, p_run_ids uuid[]) RETURNS v
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_event private.step_events;
@@ -725,6 +727,7 @@ CREATE FUNCTION private.claim_runs(p_owner text, p_limit integer, p_lease_second
     SET enable_seqscan TO 'off'
     SET enable_sort TO 'off'
     SET enable_incremental_sort TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_now timestamptz := private.clock();
@@ -883,6 +886,7 @@ CREATE FUNCTION private.control_run(p_run_id uuid, p_action text, p_revision big
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
@@ -1110,6 +1114,7 @@ CREATE FUNCTION private.create_run(p_request jsonb, p_idempotency_key text) RETU
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.read_run_request(p_request);
@@ -1282,6 +1287,7 @@ CREATE FUNCTION private.deliver_event(p_run_id uuid, p_step_no integer, p_token 
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_hash text := encode(pg_catalog.sha256(convert_to(p_token, 'UTF8')), 'hex');
@@ -1490,6 +1496,7 @@ CREATE FUNCTION private.find_runs(p_account_id uuid, p_statuses public.run_statu
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     SET enable_sort TO 'off'
     AS $_$
 declare
@@ -1572,6 +1579,7 @@ CREATE FUNCTION private.flush_logs(p_run_ids uuid[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_ids uuid[];
@@ -1595,6 +1603,7 @@ CREATE FUNCTION private.follow_run(p_run_id uuid, p_after bigint, p_limit intege
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_limit integer := greatest(1, least(p_limit, 500));
@@ -1722,6 +1731,7 @@ CREATE FUNCTION private.hand_on(p_slot_ids bigint[]) RETURNS void
     SET enable_seqscan TO 'off'
     SET enable_sort TO 'off'
     SET enable_incremental_sort TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_slot_id bigint;
@@ -1828,6 +1838,7 @@ CREATE FUNCTION private.heartbeat_runs(p_leases jsonb, p_lease_seconds double pr
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
   with locked as (
     select r.id from jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid)
@@ -2081,6 +2092,7 @@ CREATE FUNCTION private.lost_races(p_runs jsonb, p_won uuid[]) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
   select coalesce(jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
     'lease_id', r.lease_id, 'status', r.status)), '[]')
@@ -2125,6 +2137,7 @@ CREATE FUNCTION private.move_runs(p_batch jsonb, p_won uuid[], p_wait boolean, p
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_locked uuid[];
@@ -2603,6 +2616,7 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
   with fresh as (
     insert into private.step_deltas (run_id, step_no, attempt, text_offset, text)
@@ -2629,6 +2643,7 @@ CREATE FUNCTION private.purge_old(p_now timestamp with time zone, p_limit intege
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_sort TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_last_slot_id bigint;
@@ -3154,6 +3169,7 @@ CREATE FUNCTION private.rerun_run(p_run_id uuid, p_idempotency_key text, p_autos
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_run public.agent_runs;  -- not locked: what is read of it never changes
@@ -3250,6 +3266,7 @@ CREATE FUNCTION private.respond_run(p_run_id uuid, p_response jsonb, p_request_i
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
@@ -3366,6 +3383,7 @@ CREATE FUNCTION private.retry_run(p_run_id uuid, p_idempotency_key text, p_autos
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
@@ -3545,6 +3563,7 @@ CREATE FUNCTION private.run_view(p_run_ids uuid[], p_whole boolean DEFAULT false
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO ''
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'run', jsonb_build_object(
@@ -3639,6 +3658,7 @@ CREATE FUNCTION private.start_run(p_run_id uuid, p_revision bigint) RETURNS json
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
@@ -3728,6 +3748,7 @@ CREATE FUNCTION private.take_event(p_run_id uuid, p_step_no integer, p_event_id 
     SET search_path TO ''
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_now timestamptz := private.clock();
@@ -3791,6 +3812,7 @@ CREATE FUNCTION private.take_places_of(p_run public.agent_runs, p_slot_ids bigin
     SET enable_seqscan TO 'off'
     SET enable_sort TO 'off'
     SET enable_incremental_sort TO 'off'
+    SET jit TO 'off'
     AS $$
 declare
   v_full bigint;
@@ -4220,6 +4242,7 @@ CREATE FUNCTION public.show_runs(p_run_ids uuid[]) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     BEGIN ATOMIC
  SELECT COALESCE(jsonb_agg(to_jsonb(s.*) ORDER BY s.created_at DESC, s.id), '[]'::jsonb) AS "coalesce"
     FROM ( SELECT r.id,

@@ -268,7 +268,7 @@ end $$;
 
 create function private.create_run(p_request jsonb, p_idempotency_key text)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_run public.agent_runs := private.read_run_request(p_request);
   v_prepared private.prepared_run;
@@ -353,7 +353,7 @@ end $$;
 
 create function private.start_run(p_run_id uuid, p_revision bigint)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
 begin

@@ -4,7 +4,7 @@
 
 create function private.control_run(p_run_id uuid, p_action text, p_revision bigint)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, p_revision);
   v_now timestamptz := private.clock();
@@ -62,7 +62,7 @@ grant execute on function private.control_run(uuid, text, bigint) to authenticat
 
 create function private.respond_run(p_run_id uuid, p_response jsonb, p_request_id uuid, p_idempotency_key text)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
   v_now timestamptz := private.clock();

@@ -12,7 +12,7 @@ $$;
 
 create function private.retry_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_run public.agent_runs := private.lock_my_run(p_run_id, null);
   v_new public.agent_runs;

@@ -44,7 +44,7 @@ $$;
 -- p_whole reads all steps and no snapshot. `agent` is the version that the run has pinned, null when it is of none;
 -- `credential_ids` are those that its steps may open, the agent's own among them.
 create function private.run_view(p_run_ids uuid[], p_whole boolean default false)
-  returns jsonb language sql stable security definer set search_path = '' set enable_seqscan = off as $$
+  returns jsonb language sql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'run', jsonb_build_object(
       'id', r.id, 'account_id', r.account_id, 'user_id', r.user_id, 'engine', r.engine, 'status', r.status,

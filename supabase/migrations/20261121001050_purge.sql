@@ -21,7 +21,8 @@ create index agent_runs_keyed on public.agent_runs (account_id, concurrency_key)
 -- more; a call in between, or beside another, does nothing.
 create function private.purge_old(p_now timestamptz, p_limit integer)
   returns integer language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off
+  set jit = off as $$
 declare
   v_last_slot_id bigint;
   v_slot_ids bigint[];

@@ -65,7 +65,7 @@ end $$;
 create function private.claim_runs(p_owner text, p_limit integer, p_lease_seconds double precision, p_engines text[])
   returns jsonb language plpgsql security definer
   set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_sort = off
-  set enable_incremental_sort = off as $$
+  set enable_incremental_sort = off set jit = off as $$
 declare
   v_now timestamptz := private.clock();
   v_expires timestamptz := v_now + make_interval(secs => p_lease_seconds);

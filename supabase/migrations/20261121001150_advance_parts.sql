@@ -79,7 +79,7 @@ create type private.moved_runs as (
 -- somebody holds then loses its race, and its worker reads it again.
 create function private.move_runs(p_batch jsonb, p_won uuid[], p_wait boolean, p_now timestamptz, p_expires timestamptz)
   returns private.moved_runs language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_locked uuid[];
   v_moves private.advance_move[];
@@ -228,7 +228,7 @@ end $$;
 
 -- What there is to say of the runs of a batch that did not win.
 create function private.lost_races(p_runs jsonb, p_won uuid[])
-  returns jsonb language sql stable security definer set search_path = '' set enable_seqscan = off as $$
+  returns jsonb language sql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   select coalesce(jsonb_agg(jsonb_build_object('run_id', i.run_id, 'won', false, 'revision', r.revision,
     'lease_id', r.lease_id, 'status', r.status)), '[]')
   from jsonb_to_recordset(p_runs) as i (run_id uuid)

@@ -35,7 +35,7 @@
 -- nobody's request waiting. "unsent" are runs of which lines wait to be broadcast.
 create function private.advance_runs(p_batch jsonb)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
   -- Who waits for a lock keeps the rows of a whole batch locked and their leases from being extended; after this the
   -- worker finds out whose row it is and tries that one aside.
   set lock_timeout = '2s' as $$

@@ -15,7 +15,7 @@ end $$;
 -- Extends the leases [{run_id, lease_id}] and answers [{run_id, lease_id, revision, stop, pause}] for those still held.
 -- A row that an advance has locked is skipped: that advance extends it. Leaves revision alone, so it loses nobody a race.
 create function private.heartbeat_runs(p_leases jsonb, p_lease_seconds double precision)
-  returns jsonb language sql security definer set search_path = '' set enable_seqscan = off as $$
+  returns jsonb language sql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   with locked as (
     select r.id from jsonb_to_recordset(p_leases) as l (run_id uuid, lease_id uuid)
     join public.agent_runs r on r.id = any (array[l.run_id]) and r.lease_id = l.lease_id
@@ -32,7 +32,7 @@ grant execute on function private.heartbeat_runs(jsonb, double precision) to ser
 
 -- Broadcasts what is still unsent of these runs. For the worker's tick, after a burst has ended.
 create function private.flush_logs(p_run_ids uuid[])
-  returns void language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  returns void language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
 declare
   v_ids uuid[];
   v_from bigint[];
@@ -54,7 +54,7 @@ grant execute on function private.flush_logs(uuid[]) to service_role;
 -- Keeps and broadcasts model output while it is written: [{run_id, lease_id, step_no, attempt, offset, text}]. Only the
 -- broadcast gives up on a lock: until this commits, it keeps its runs from going on.
 create function private.publish_deltas(p_deltas jsonb)
-  returns void language sql security definer set search_path = '' set enable_seqscan = off as $$
+  returns void language sql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   with fresh as (
     insert into private.step_deltas (run_id, step_no, attempt, text_offset, text)
       select d.run_id, d.step_no, d.attempt, d."offset", d.text

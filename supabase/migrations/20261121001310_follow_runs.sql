@@ -4,7 +4,7 @@
 create function private.follow_run(
     p_run_id uuid, p_after bigint, p_limit integer, p_types public.log_type[], p_written jsonb, p_opening boolean)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_limit integer := greatest(1, least(p_limit, 500));
   v_account_id uuid;

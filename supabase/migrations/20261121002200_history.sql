@@ -38,7 +38,7 @@ create function private.find_runs(
     p_created_before timestamptz, p_text text, p_behind_at timestamptz, p_behind_id uuid, p_limit integer,
     out run_ids uuid[], out next_at timestamptz, out next_id uuid)
   language plpgsql stable security definer
-  set search_path = '' set enable_seqscan = off set enable_sort = off as $$
+  set search_path = '' set enable_seqscan = off set jit = off set enable_sort = off as $$
 declare
   v_limit constant integer := greatest(1, least(p_limit, 200));
   v_look_at constant integer := case when p_text is null then 10000 else 1000 end;
@@ -120,7 +120,7 @@ grant execute on function private.find_runs(uuid, public.run_status[], text, uui
 -- Runs as their people may see them, newest first, without the machinery: [{id, status, input, output, agent, ...}].
 -- Which of the ids are theirs, row-level security decides.
 create function public.show_runs(p_run_ids uuid[])
-  returns jsonb language sql stable security invoker set search_path = '' set enable_seqscan = off
+  returns jsonb language sql stable security invoker set search_path = '' set enable_seqscan = off set jit = off
   begin atomic
     select coalesce(jsonb_agg(to_jsonb(s) order by s.created_at desc, s.id), '[]')
     from (
@@ -188,7 +188,7 @@ $$;
 
 create function private.rerun_run(p_run_id uuid, p_idempotency_key text, p_autostart boolean)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_run public.agent_runs;  -- not locked: what is read of it never changes
   v_new public.agent_runs;

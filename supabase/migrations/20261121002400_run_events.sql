@@ -32,7 +32,7 @@ alter table private.step_events enable row level security;
 -- The run comes up with the next claim. A leased run keeps its lease: the new revision makes its holder read the result.
 create function private.take_event(p_run_id uuid, p_step_no integer, p_event_id text, p_payload jsonb)
   returns boolean language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_now timestamptz := private.clock();
   v_status public.run_status;
@@ -63,7 +63,7 @@ end $$;
 -- advance_runs: the runs are locked.
 create function private.await_events(p_events jsonb, p_run_ids uuid[])
   returns void language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_event private.step_events;
 begin
@@ -103,7 +103,7 @@ $$;
 create function private.deliver_event(p_run_id uuid, p_step_no integer, p_token text, p_event_id text, p_payload jsonb,
     p_delivery_id text)
   returns jsonb language plpgsql security definer
-  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+  set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
   v_hash text := encode(pg_catalog.sha256(convert_to(p_token, 'UTF8')), 'hex');
   v_proof text := private.proof_of_event(p_run_id, p_step_no, v_hash);

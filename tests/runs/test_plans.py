@@ -195,6 +195,7 @@ async def test_no_statement_costs_more_with_more_runs_in_the_queue(clone_databas
     assert (scanned, dearer) == ({}, {})
 
 
+@pytest.mark.older_postgres
 @pytest.mark.parametrize("statistics", ["none", "of few rows"])
 async def test_no_plan_that_was_made_for_few_rows_reads_all_when_there_are_many(
     database_url: str, person: Person, statistics: str
@@ -211,4 +212,24 @@ async def test_no_plan_that_was_made_for_few_rows_reads_all_when_there_are_many(
 
     # Indexes are up to two levels higher, and a claim reads and writes many rows of them.
     dearer = {name: (few[name].pages, many[name].pages) for name in many if many[name].pages > 2 * few[name].pages + 20}
-    assert ({name: set(cost.scanned) for name, cost in many.items() if cost.scanned}, dearer) == ({}, {})
+    # Of members there are few.
+    scanned = {name: cost.scanned for name, cost in many.items() if cost.scanned - {"account_members"}}
+    assert (scanned, dearer) == ({}, {})
+
+
+async def test_what_may_not_read_a_whole_table_is_never_compiled(database_url: str) -> None:
+    """Before PostgreSQL 18 a way that is not allowed costs ten billion, and a statement that has no other was compiled
+    at each call, for a tenth of a second.
+    """
+    compiled = """
+        select p.oid::regprocedure::text from pg_proc p
+        where 'enable_seqscan=off' = any (p.proconfig) and not 'jit=off' = any (p.proconfig)
+    """
+    forbidden = "select count(*) from pg_proc p where 'enable_seqscan=off' = any (p.proconfig)"
+
+    async with await AsyncConnection.connect(database_url) as connection:
+        found = await (await connection.execute(compiled)).fetchall()
+        (count,) = (await (await connection.execute(forbidden)).fetchone()) or (0,)
+
+    assert found == []
+    assert count > 10
