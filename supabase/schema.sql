@@ -2962,7 +2962,9 @@ CREATE FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
       from (
         select * from public.agent_steps where run_id = p_run_id and step_no > p_after
         union all
-        select * from public.agent_steps where run_id = p_run_id and step_no = any (p_listed)
+        select t.* from (select distinct l from unnest(p_listed) l) as n (step_no)
+          cross join lateral (
+            select * from public.agent_steps o where o.run_id = p_run_id and o.step_no = n.step_no offset 0) t
       ) s, (select private.clock() as now) c),
     'messages', (
       select coalesce(jsonb_agg(jsonb_build_object('step_no', m.step_no, 'role', m.role, 'content', m.content)
@@ -2970,7 +2972,9 @@ CREATE FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
       from (
         select * from public.agent_messages where run_id = p_run_id and step_no > p_after
         union all
-        select * from public.agent_messages where run_id = p_run_id and step_no = any (p_listed)
+        select t.* from (select distinct l from unnest(p_listed) l) as n (step_no)
+          cross join lateral (
+            select * from public.agent_messages o where o.run_id = p_run_id and o.step_no = n.step_no offset 0) t
       ) m),
     'plans', (
       select coalesce(jsonb_agg(jsonb_build_object('step_no', p.step_no, 'goal', p.goal, 'phases', p.phases,
@@ -2978,7 +2982,9 @@ CREATE FUNCTION private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
       from (
         select * from public.agent_plans where run_id = p_run_id and step_no > p_after
         union all
-        select * from public.agent_plans where run_id = p_run_id and step_no = any (p_listed)
+        select t.* from (select distinct l from unnest(p_listed) l) as n (step_no)
+          cross join lateral (
+            select * from public.agent_plans o where o.run_id = p_run_id and o.step_no = n.step_no offset 0) t
       ) p))
 $$;
 

@@ -3,7 +3,8 @@
 -- Functions: recorded_steps, run_view, load_run, load_results, load_artifacts. Nothing destructive.
 
 -- What was recorded in the steps above p_after and in those of p_listed (none of them above p_after):
--- {steps, messages, plans}. Two ranges of the index a table, because an "or" of them is planned as a read of the whole run.
+-- {steps, messages, plans}. A range of the index a table, and a look for each that is listed: an "or" of them, or a list
+-- looked for at once, is planned as a read of the whole run, the one by any and the other by older PostgreSQL.
 create function private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[])
   returns jsonb language sql stable set search_path = '' as $$
   select jsonb_build_object(
@@ -19,7 +20,9 @@ create function private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
       from (
         select * from public.agent_steps where run_id = p_run_id and step_no > p_after
         union all
-        select * from public.agent_steps where run_id = p_run_id and step_no = any (p_listed)
+        select t.* from (select distinct l from unnest(p_listed) l) as n (step_no)
+          cross join lateral (
+            select * from public.agent_steps o where o.run_id = p_run_id and o.step_no = n.step_no offset 0) t
       ) s, (select private.clock() as now) c),
     'messages', (
       select coalesce(jsonb_agg(jsonb_build_object('step_no', m.step_no, 'role', m.role, 'content', m.content)
@@ -27,7 +30,9 @@ create function private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
       from (
         select * from public.agent_messages where run_id = p_run_id and step_no > p_after
         union all
-        select * from public.agent_messages where run_id = p_run_id and step_no = any (p_listed)
+        select t.* from (select distinct l from unnest(p_listed) l) as n (step_no)
+          cross join lateral (
+            select * from public.agent_messages o where o.run_id = p_run_id and o.step_no = n.step_no offset 0) t
       ) m),
     'plans', (
       select coalesce(jsonb_agg(jsonb_build_object('step_no', p.step_no, 'goal', p.goal, 'phases', p.phases,
@@ -35,7 +40,9 @@ create function private.recorded_steps(p_run_id uuid, p_after integer, p_listed 
       from (
         select * from public.agent_plans where run_id = p_run_id and step_no > p_after
         union all
-        select * from public.agent_plans where run_id = p_run_id and step_no = any (p_listed)
+        select t.* from (select distinct l from unnest(p_listed) l) as n (step_no)
+          cross join lateral (
+            select * from public.agent_plans o where o.run_id = p_run_id and o.step_no = n.step_no offset 0) t
       ) p))
 $$;
 

@@ -210,6 +210,7 @@ async def test_a_claim_delivers_as_much_of_a_run_of_2000_steps_as_of_one_of_100(
     assert len(orjson.dumps(long)) <= len(orjson.dumps(short)) + 200  # numbers have more digits
 
 
+@pytest.mark.older_postgres
 @pytest.mark.parametrize("analyzed", [True, False])
 async def test_the_database_reads_no_more_of_a_long_run_than_it_delivers(
     store: RunStore, person: Person, database_url: str, *, analyzed: bool
