@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from local.migrate import migrate
 from local.platform import apply_platform
+from local.prompt_server import PromptServer
 
 GRACE_SECONDS = 1  # an open stream or websocket gets this long when the stack stops
 
@@ -26,7 +27,7 @@ _log = logging.getLogger("local.server")
 @asynccontextmanager
 async def serving(app: Starlette, listener: socket.socket) -> AsyncGenerator[None]:
     """Serve an application on a listening socket while the block runs, its lifespan included."""
-    server = _Server(
+    server = PromptServer(
         uvicorn.Config(
             app,
             http="httptools",
@@ -47,7 +48,7 @@ async def serving(app: Starlette, listener: socket.socket) -> AsyncGenerator[Non
             await asyncio.wait([serve, ready], return_when=asyncio.FIRST_COMPLETED)
             yield
         finally:
-            server.should_exit = True
+            server.end()
             await serve
 
 
@@ -63,19 +64,3 @@ async def prepare_database(database_url: str, migrations_dir: Path) -> None:
             "Start with an empty data directory to get the new ones.",
             ", ".join(done.changed),
         )
-
-
-class _Server(uvicorn.Server):
-    """Says when it is ready, and leaves the process's signal handlers to whoever owns the process."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield

@@ -14,6 +14,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from local.prompt_server import PromptServer
+
 DEADLINE_SECONDS: Final = 20.0
 
 
@@ -27,7 +29,7 @@ class ThreadedServer:
         config = uvicorn.Config(
             Starlette(routes=routes), log_level="critical", lifespan="off", loop="asyncio", ws="none"
         )
-        self._server = uvicorn.Server(config)
+        self._server = PromptServer(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 
     @property
@@ -63,7 +65,6 @@ class ThreadedServer:
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-        self._server.should_exit = True
-        self._server.force_exit = True
+        self._server.end(force=True)
         self._thread.join(DEADLINE_SECONDS)
         self._socket.close()
