@@ -11,10 +11,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 
 from local.rest.catalog import EMPTY, Catalog
 from local.rest.catalog_reading import load_catalog
@@ -44,8 +46,7 @@ class SchemaCache:
         return self._catalog
 
     async def start(self) -> None:
-        await self.reload()
-        self._listener = asyncio.create_task(self._listen(), name="rest-schema-cache")
+        self._listener = asyncio.create_task(self._listen(await self._listening()), name="rest-schema-cache")
 
     async def stop(self) -> None:
         while self._listener is not None and not self._listener.done():
@@ -74,17 +75,32 @@ class SchemaCache:
                 self._catalog = await load_catalog(connection)
             self._loaded_at = began
 
-    async def _listen(self) -> None:
-        """Listen for ever; a lost connection is made again, with a reload for what was missed meanwhile."""
+    async def _listen(self, connection: AsyncConnection[TupleRow]) -> None:
+        """Listen for ever; a lost connection is made again."""
         while True:
             try:
-                async with await AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
-                    await connection.execute("listen pgrst")
-                    await self.reload()
+                async with connection:
                     while True:
                         async for _ in connection.notifies(stop_after=1):
                             pass  # a migration's many notices arrive together and need one reload
                         await self.reload()
             except psycopg.Error as exc:
                 _log.warning("rest.listener_lost error=%s", type(exc).__name__)
-                await asyncio.sleep(_RECONNECT_SECONDS)
+            connection = await self._listening_again()
+
+    async def _listening_again(self) -> AsyncConnection[TupleRow]:
+        while True:
+            await asyncio.sleep(_RECONNECT_SECONDS)
+            with suppress(psycopg.Error):
+                return await self._listening()
+
+    async def _listening(self) -> AsyncConnection[TupleRow]:
+        """A connection that listens. The catalog is read once it does, so that no change is missed."""
+        connection = await AsyncConnection.connect(self._conninfo, autocommit=True)
+        try:
+            await connection.execute("listen pgrst")
+            await self.reload()
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
