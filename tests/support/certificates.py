@@ -15,6 +15,13 @@ from cryptography.x509.oid import NameOID
 
 def server_context(folder: Path) -> ssl.SSLContext:
     """TLS for a server on 127.0.0.1, signed by itself."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own_certificate(folder))
+    return context
+
+
+def own_certificate(folder: Path) -> Path:
+    """A new key and its certificate for 127.0.0.1, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -32,6 +39,4 @@ def server_context(folder: Path) -> ssl.SSLContext:
     file = folder / "server.pem"
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     file.write_bytes(key.private_bytes(*form) + certificate.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context
+    return file
