@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +16,8 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from supabase_auth.types import AuthFlowType, Session
 
 from local.auth_settings import AuthSettings
-from local.config import StackConfig
+from local.config import PROJECT_DIR, StackConfig
+from local.functions import load_functions
 from local.gateway import build_gateway
 from local.keys import Keys
 from local.ports import listening
@@ -84,7 +86,8 @@ class Stack:
         for client in self._clients:
             await client.remove_all_channels()
             await client.auth.close()
-            await client.postgrest.aclose()
+            if client._postgrest is not None:  # asked for, it would be made
+                await client._postgrest.aclose()
             if client._storage is not None:
                 await client._storage.session.aclose()
 
@@ -97,7 +100,10 @@ async def stack_over(
     auth: AuthSettings | None = None,
     data_dir: Path | None = None,
 ) -> AsyncGenerator[Stack]:
-    """Run a gateway on a free port over a migrated database. Stored files go with it, unless `data_dir` keeps them."""
+    """Run a gateway on a free port over a migrated database. Stored files go with it, unless `data_dir` keeps them.
+
+    Without `functions_apps` it has the project's functions, imported once a process.
+    """
     async with AsyncExitStack() as cleanup:
         listener = cleanup.enter_context(listening("127.0.0.1", 0))
         port, db_port = listener.getsockname()[1], urlsplit(database_url).port
@@ -105,8 +111,14 @@ async def stack_over(
         if data_dir is None:
             data_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="runbase-files-")))
         config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, auth=auth or AuthSettings())
-        gateway = build_gateway(config, database_url, functions_apps=functions_apps)
+        gateway = build_gateway(config, database_url, functions_apps=functions_apps or _functions())
         await cleanup.enter_async_context(serving(gateway, listener))
         stack = Stack(config, database_url)
         cleanup.push_async_callback(stack.close)
         yield stack
+
+
+@cache
+def _functions() -> Mapping[str, ASGIApp]:
+    """A function keeps nothing in its module between requests, so that stacks may share it, as on a warm host."""
+    return load_functions(PROJECT_DIR / "functions")
