@@ -70,7 +70,8 @@ def _refusal(error: OSError, port: int, *, purpose: str, option: str) -> str:
     if listening is not None:
         return f"Port {port} for {purpose} is taken by {_program(listening.pid)}. Stop it, or {other}."
     if holders:
-        whose = _program(holders[0].pid)
+        # What was a connection of the same port before lingers beside it, and is nobody's.
+        whose = _program(next((one.pid for one in holders if one.pid is not None), None))
         return (
             f"Port {port} for {purpose} is taken by an outgoing connection of {whose}. "
             f"Try again when that has ended, or {other}."

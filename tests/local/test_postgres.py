@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from local.errors import StackError
+from local.ports import refuse_unusable
 from local.postgres import EPHEMERAL_SETTINGS, PostgresError, PostgresServer
 
 
@@ -120,6 +122,28 @@ def test_a_port_that_an_outgoing_connection_has_is_named_as_such(data_dir):
         )
         with pytest.raises(StackError, match=told):
             server_over(data_dir, port).start()
+
+
+def test_a_connection_that_has_ended_hides_nobody_who_has_its_port_now():
+    told = rf"taken by an outgoing connection of \S+ \(process {os.getpid()}\)"
+    for _ in range(20):  # which of the two is found first is chance
+        with ExitStack() as sockets:
+            first, second = [sockets.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+            ended, outgoing = sockets.enter_context(socket.socket()), sockets.enter_context(socket.socket())
+            for one in (ended, outgoing):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ended.bind(("127.0.0.1", 0))
+            ended.connect(first.getsockname())
+            port = ended.getsockname()[1]
+            answered, _ = first.accept()
+            ended.close()
+            assert answered.recv(1) == b""
+            answered.close()
+            outgoing.bind(("127.0.0.1", port))
+            outgoing.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            outgoing.connect(second.getsockname())
+            with pytest.raises(StackError, match=told):
+                refuse_unusable(port, purpose="the database", option="--db-port")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
