@@ -7,14 +7,16 @@ or not. What is under way has its time, as there: `timeout_graceful_shutdown`, a
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
 _LOOK_SECONDS = 0.005
-_FORCED_SECONDS = 0.1  # a server that is forced to end waits no longer than this for connections to close
+_FORCED_SECONDS = 0.1  # who is forced to end, or cut off, gets no longer than this to do so
 
 
 class PromptServer(uvicorn.Server):
@@ -27,11 +29,12 @@ class PromptServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def end(self, *, force: bool = False) -> None:
-        """Tell it to end, from any thread. With `force` it waits for nobody."""
-        self.force_exit = force
+        """Tell it to end, from any thread. With `force` it waits for nobody, or no longer. Once ended, it stays so."""
+        self.force_exit = self.force_exit or force
         self.should_exit = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._told.set)
+            with suppress(RuntimeError):  # its loop is closed: it has ended by itself
+                self._loop.call_soon_threadsafe(self._told.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -55,14 +58,29 @@ class PromptServer(uvicorn.Server):
             listener.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        try:
-            async with asyncio.timeout(_FORCED_SECONDS if self.force_exit else self.config.timeout_graceful_shutdown):
-                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110 - uvicorn tells nobody
-                    await asyncio.sleep(_LOOK_SECONDS)
-        except TimeoutError:
-            for task in self.server_state.tasks:
-                task.cancel()
+        began = time.monotonic()
+        while self.server_state.connections or self.server_state.tasks:  # uvicorn tells nobody when one ends
+            if time.monotonic() - began >= self._patience():
+                await self._cut_off()
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
         await self.lifespan.shutdown()
+
+    def _patience(self) -> float:
+        if self.force_exit:
+            return _FORCED_SECONDS
+        grace = self.config.timeout_graceful_shutdown
+        return math.inf if grace is None else grace
+
+    async def _cut_off(self) -> None:
+        """End what is under way, before what it stands on ends; also where nobody reads what was written."""
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_FORCED_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
