@@ -47,6 +47,7 @@ class SchemaCache:
 
     async def start(self) -> None:
         self._listener = asyncio.create_task(self._listen(await self._listening()), name="rest-schema-cache")
+        await asyncio.sleep(0)  # a task that is cancelled before it has begun would leave its connection open
 
     async def stop(self) -> None:
         while self._listener is not None and not self._listener.done():
