@@ -123,22 +123,15 @@ class TestServer:
         """
         name = str(psycopg.conninfo.conninfo_to_dict(database_url)["dbname"])
         with psycopg.connect(self.url(), autocommit=True) as admin:
-            admin.execute(
-                "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots"
-                " where database = %s and active",
-                [name],
-            )
-            admin.execute(
-                "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
-                " where database = %s and not temporary",
-                [name],
-            )
+            _drop_slots(admin, name)
             admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
         self._left.append(name)
 
     def _drop_left(self, admin: psycopg.Connection) -> None:
         while self._left:
-            _run(admin, "drop database if exists {} with (force)", self._left.pop())
+            name = self._left.pop()
+            _drop_slots(admin, name)  # who was not told of the end may have come again
+            _run(admin, "drop database if exists {} with (force)", name)
 
     def stop(self) -> None:
         """Stop the servers, if they ever ran, and delete everything."""
@@ -176,6 +169,17 @@ def _fingerprint(migrations: Path) -> str:
     for file in files:
         digest.update(file.name.encode() + b"\0" + (file.read_bytes() if file.exists() else b""))
     return digest.hexdigest()[:16]
+
+
+def _drop_slots(admin: psycopg.Connection, database: str) -> None:
+    admin.execute(
+        "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where database = %s and active",
+        [database],
+    )
+    admin.execute(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = %s and not temporary",
+        [database],
+    )
 
 
 def _run(admin: psycopg.Connection, statement: str, *names: str) -> None:

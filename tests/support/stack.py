@@ -111,7 +111,8 @@ async def stack_over(
         if data_dir is None:
             data_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="runbase-files-")))
         config = StackConfig(port=port, db_port=db_port, data_dir=data_dir, auth=auth or AuthSettings())
-        gateway = build_gateway(config, database_url, functions_apps=functions_apps or _functions())
+        apps = _functions() if functions_apps is None else functions_apps
+        gateway = build_gateway(config, database_url, functions_apps=apps)
         await cleanup.enter_async_context(serving(gateway, listener))
         stack = Stack(config, database_url)
         cleanup.push_async_callback(stack.close)
