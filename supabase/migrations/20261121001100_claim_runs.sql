@@ -91,7 +91,7 @@ begin
       order by r.engine, r.id limit 1),
     (select true from public.agent_runs r where r.status in ('queued', 'awaiting_input') and r.deadline_at <= v_now
       order by r.deadline_at limit 1),
-    (select h.due_at not between v_now and v_now + interval '1 minute' from private.housekeeping h),  -- as it will ask
+    (select h.due_at <= v_now or h.due_at > v_now + interval '1 minute' from private.housekeeping h),  -- as purge_old asks
     (select true from private.slots s where s.recheck order by s.account_id, s.id limit 1),
     (select r.available_at from public.agent_runs r
       where r.status = 'queued' and r.held_for is null and r.available_at < 'infinity'
