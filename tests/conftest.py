@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.canaries import leaks_below, leaks_in
-from tests.support.certificates import own_certificate
+from tests.support.certificates import trust_again, trust_nobody
 from tests.support.database import TestServer, new_directory
 from tests.support.older_postgres import NEWEST, OLDEST, installed
 from tests.support.stack import Stack, stack_over
@@ -25,16 +25,13 @@ hypothesis.settings.load_profile("runbase")
 _LEAKS = pytest.StashKey[list[str]]()
 _SAID: list[str] = []  # leaks in what tests have logged and printed
 _DIRECTORY = "RUNBASE_TEST_SERVER"  # tells xdist's workers where the session's server lives
-# An HTTP client reads the world's 140 authorities when it is made, in 16 ms, and a test makes four. None speaks to the
-# world, so that the one authority named here is enough, and vouches for nobody.
-_AUTHORITIES = "SSL_CERT_FILE"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         directory = TestServer.reserve()
         os.environ[_DIRECTORY] = str(directory)
-        os.environ[_AUTHORITIES] = str(own_certificate(directory))
+        trust_nobody(directory)
 
 
 def pytest_collectstart() -> None:
@@ -88,6 +85,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
+        trust_again()
         TestServer(Path(os.environ.pop(_DIRECTORY))).stop()
 
 

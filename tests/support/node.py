@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.support.certificates import environment_for_the_world
 from tests.support.stack import Stack
 
 SCRIPTS = Path(__file__).parent.parent / "js"
@@ -37,7 +38,9 @@ def install_packages(folder: Path = SCRIPTS) -> Path:
     modules.mkdir(exist_ok=True)
     with FileLock(modules / ".lock"):
         if not installed.exists() or installed.read_text() != wanted:
-            done = subprocess.run(_INSTALL, cwd=folder, capture_output=True, text=True, check=False)
+            # Debian's node heeds the variable that the tests set for themselves.
+            world = environment_for_the_world()
+            done = subprocess.run(_INSTALL, cwd=folder, env=world, capture_output=True, text=True, check=False)
             if done.returncode:
                 pytest.skip(f"npm cannot install the packages of {folder}: {done.stderr.strip()[-300:]}")
             installed.write_text(wanted)
