@@ -3,8 +3,8 @@
 -- Functions: recorded_steps, run_view, load_run, load_results, load_artifacts. Nothing destructive.
 
 -- What was recorded in the steps above p_after and in those of p_listed (none of them above p_after):
--- {steps, messages, plans}. A range of the index a table, and a look for each that is listed: an "or" of them, or a list
--- looked for at once, is planned as a read of the whole run, the one by any and the other by older PostgreSQL.
+-- {steps, messages, plans}. A range of the index a table, and one look-up for each listed step: with "or" every PostgreSQL
+-- reads the whole run, and with the list in one condition older ones do.
 create function private.recorded_steps(p_run_id uuid, p_after integer, p_listed integer[])
   returns jsonb language sql stable set search_path = '' as $$
   select jsonb_build_object(
