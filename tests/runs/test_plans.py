@@ -29,7 +29,8 @@ from tests.support.runs import Person, new_person
 
 FEW, MANY = 1_000, 20_000
 SMALL_TABLES = {"tiers", "settings", "run_transitions", "step_transitions", "clock_shift", "housekeeping"}
-PAGE = {"read the history": 50, "read the history behind a run": 50, "find a text": 50}
+# Look-ups of a run: a page of the history finds each of its fifty runs, and then reads it.
+PAGE = {"read the history": 100, "read the history behind a run": 100, "find a text": 50}
 INDEX_LEVELS = 3
 LIST = "select public.list_runs(%s{})"
 LINES = f"select {LogLine.COLUMNS} from public.agent_task_logs where run_id = %s and seq > 9 order by seq limit 51"
