@@ -7,15 +7,16 @@ The session acts as service_role, so the database grants it no more than the ser
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Self, cast
+from collections.abc import Mapping
+from typing import Self
 
 import orjson
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb, set_json_dumps, set_json_loads
+from psycopg.types.json import Jsonb, set_json_dumps
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from shared.direct_connection import Connection, DirectConnection, Refused
 from shared.errors import AppError, DatabaseUnavailable, error_for
 from shared.runs.models import Json
 
@@ -25,6 +26,8 @@ CALL_SECONDS = 30.0  # how long a call may take; a half-open connection would ot
 # run on; what is cut off here is rolled back, and the worker finds out whose row it was.
 STATEMENT_SECONDS = 20.0
 LOCK_SECONDS = 2.0
+KEPT_SECONDS = 3600.0  # a connection; behind an old one stands an old process of PostgreSQL, which only ever grows
+READ_ONLY = "25006"  # what was the primary is now a standby
 
 
 def _dumps(value: Json) -> bytes:
@@ -38,7 +41,10 @@ class DirectDatabase:
         """A worker makes up to five calls at a time; one that hangs must not keep its heartbeat from a connection."""
         self.url = url
         self._statements: dict[tuple[str, tuple[str, ...]], bytes] = {}
-        self._pool = AsyncConnectionPool(
+        self._free: list[DirectConnection] = []  # the last used is the next: its plans are made, its caches warm
+        self._waiting = 0
+        self._closed = False
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             min_size=1,
             max_size=connections,
@@ -64,6 +70,9 @@ class DirectDatabase:
         await self._pool.open()
 
     async def close(self) -> None:
+        self._closed = True
+        while self._free:
+            await self._give_back(self._free.pop())
         await self._pool.close()
 
     async def __aenter__(self) -> Self:
@@ -78,8 +87,17 @@ class DirectDatabase:
         statement = self._statement(function, tuple(arguments))
         values = [_adapt(value) for value in arguments.values()]
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                row = await self._row(statement, values)
+            connection = await self._taken()
+            try:
+                return await connection.call(statement, values)
+            except Refused as refused:
+                if refused.sqlstate == READ_ONLY:
+                    await connection.release().close()  # a new one asks for the name again
+                raise
+            finally:
+                await self._let_go(connection)
+        except Refused as refused:
+            raise _refusal(refused, function) from refused
         except TimeoutError as error:
             raise DatabaseUnavailable(
                 f"{function!r} took longer than {CALL_SECONDS:g} seconds", details="timeout"
@@ -88,33 +106,46 @@ class DirectDatabase:
             raise AppError(f"What was sent to or answered by {function!r} is no JSON") from error
         except psycopg.Error as error:
             raise _translated(error, function) from error
-        return None if row is None else cast("Json", row[0])
 
-    async def _row(self, statement: bytes, values: Sequence[object]) -> tuple[object, ...] | None:
-        # Not by the pool's context manager, which commits: there is nothing to commit, and a call is a transaction.
-        connection = await self._pool.getconn()
+    async def _taken(self) -> DirectConnection:
+        while self._free:
+            connection = self._free.pop()
+            if connection.usable:
+                return connection
+            await self._give_back(connection)
+        self._waiting += 1
         try:
-            return await (await connection.execute(statement, values)).fetchone()
-        except psycopg.errors.ReadOnlySqlTransaction:
-            await connection.close()  # it leads to what is now the standby; a new one asks for the name again
-            raise
+            return DirectConnection(await self._pool.getconn(), call_seconds=CALL_SECONDS)
         finally:
-            await self._pool.putconn(connection)
+            self._waiting -= 1
+
+    async def _let_go(self, connection: DirectConnection) -> None:
+        """Keep it for the next call, or let those have it who wait for one."""
+        if asyncio.get_running_loop().time() - connection.since > KEPT_SECONDS:
+            await connection.release().close()
+        if connection.usable and not (self._waiting or self._closed):
+            self._free.append(connection)
+        else:
+            await self._give_back(connection)
+
+    async def _give_back(self, connection: DirectConnection) -> None:
+        usable = connection.usable
+        given = connection.release()
+        if not usable:
+            await given.close()
+        await self._pool.putconn(given)
 
     def _statement(self, function: str, names: tuple[str, ...]) -> bytes:
         known = self._statements.get((function, names))
         if known is None:
-            arguments = sql.SQL(", ").join(
-                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder()) for name in names
-            )
-            known = sql.SQL("select public.{}({})").format(sql.Identifier(function), arguments).as_bytes(None)
+            given = [f"{sql.Identifier(name).as_string()} => ${number}" for number, name in enumerate(names, 1)]
+            known = f"select public.{sql.Identifier(function).as_string()}({', '.join(given)})".encode()
             self._statements[function, names] = known
         return known
 
 
-async def _configure(connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+async def _configure(connection: Connection) -> None:
     set_json_dumps(_dumps, connection)
-    set_json_loads(orjson.loads, connection)
     # A transaction-mode pooler may drop the option, and the worker would have more rights than it should.
     row = await (await connection.execute("select current_user")).fetchone()
     if row != ("service_role",):
@@ -127,17 +158,20 @@ def _adapt(value: Json) -> object:
     return value
 
 
+def _refusal(refused: Refused, function: str) -> AppError:
+    if refused.sqlstate is None:
+        return _lost(function)
+    message = refused.message or "The database refused the call"
+    return error_for(refused.sqlstate, message, details=refused.details, hint=refused.hint)
+
+
 def _translated(error: psycopg.Error, function: str) -> AppError:
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable("The database does not answer", details="no connection")
-    diagnostics = error.diag
-    if error.sqlstate is None:
-        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            return DatabaseUnavailable(f"The connection was lost while calling {function!r}", details="lost")
-        return AppError(f"An argument of {function!r} cannot be sent")
-    return error_for(
-        error.sqlstate,
-        diagnostics.message_primary or "The database refused the call",
-        details=diagnostics.message_detail,
-        hint=diagnostics.message_hint,
-    )
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return _lost(function)
+    return AppError(f"An argument of {function!r} cannot be sent")
+
+
+def _lost(function: str) -> DatabaseUnavailable:
+    return DatabaseUnavailable(f"The connection was lost while calling {function!r}", details="lost")
