@@ -1,15 +1,18 @@
 """Group commit: while an `advance_runs` call is in flight, everything that finishes meanwhile goes into the next.
 
-A busy worker so commits many runs a call and an idle one never waits. A call that failed may be repeated, whatever
-became of it: the fence lets an item win once, and a repeat loses by the revision. So a database that is away is asked
-again until it answers. A call that the database refuses, or is too slow for, while it serves others, is divided until
-the guilty item stands alone; one that waits for a lock or for time is then tried aside, and nobody waits for it.
+A busy worker so commits many runs a call and an idle one never waits. Of many runs, half are in a call while the worker
+is busy with the other half: the next call goes out as soon as one is answered, before anybody hears the answers.
+
+A call that failed may be repeated, whatever became of it: the fence lets an item win once, and a repeat loses by the
+revision. So a database that is away is asked again until it answers. A call that the database refuses, or is too slow
+for, while it serves others, is divided until the guilty item stands alone; one that waits for a lock or for time is
+then tried aside, and nobody waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +21,8 @@ from shared.crash_points import crash_point
 from shared.errors import AppError, DatabaseUnavailable
 from shared.logs import logger
 from shared.runs.backoff import backoff_seconds
-from shared.runs.models import RunId
+from shared.runs.batch import read_answer, to_batch
+from shared.runs.models import JsonObject, RunId
 from shared.runs.store import RunStore
 from shared.runs.text import json_bytes
 from shared.runs.transitions import Advance, Advanced
@@ -26,10 +30,12 @@ from shared.runs.transitions import Advance, Advanced
 log = logger(__name__)
 
 MAX_BATCH: Final = 100  # items a call
-CALLS: Final = 2  # in flight: what one group of runs does between two calls overlaps with the other group's call
-MIN_SHARE: Final = (
-    25  # runs: under twice as many, a call's own cost outweighs what overlaps (measured at 10 and at 100)
-)
+GROUPS: Final = 2  # of runs: what one does between two calls overlaps with the other's call
+MIN_GROUP: Final = 25  # with fewer, a call's own cost outweighs what overlaps (measured at 10 and at 100)
+CALLS: Final = 2  # in flight at most
+# After which a call in flight keeps the next from being sent no more: it waits for a lock, or the database is far away.
+# Two calls at once that wait for a processor would only be slower than one after the other.
+LATE_SECONDS: Final = 0.005
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024  # of results; one item may be larger, and then goes alone
 PARTS: Final = 10  # of a call that is divided: two divisions single out one item of a hundred
 TRIES: Final = 3  # in a row that lose their connection, before somebody in the call is suspected of it
@@ -52,6 +58,15 @@ class Waiting:
     tries: int = 0
 
 
+@dataclass(slots=True)
+class Call:
+    """Items that go into one call, and how they are written."""
+
+    items: Sequence[Waiting]
+    batch: JsonObject | None = None
+    late_at: float = 0.0  # by the loop's clock
+
+
 class Advancer:
     """Commits transitions of many runs, few calls at a time. Run `serve` beside the executions that `submit`."""
 
@@ -60,9 +75,12 @@ class Advancer:
         self._store = store
         self._runs = runs
         self._lease_seconds = lease_seconds
+        self._loop = asyncio.get_running_loop()
         self._waiting: list[Waiting] = []
-        self._arrived = asyncio.Event()
-        self._calls = 0
+        self._ready: Call | None = None
+        self._calls: list[Call] = []  # in flight
+        self._looking: asyncio.Handle | None = None
+        self._tasks: asyncio.TaskGroup | None = None
         self._aside: asyncio.Queue[Waiting] = asyncio.Queue()
 
     async def submit(self, item: Advance) -> Advanced:
@@ -71,33 +89,70 @@ class Advancer:
         Raises:
             Exception: this item cannot be committed whatever it is batched with.
         """
-        answer: asyncio.Future[Advanced] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Advanced] = self._loop.create_future()
         self._waiting.append(Waiting(item, answer, _size(item)))
-        self._arrived.set()
+        if self._looking is None:
+            self._look_again()
+        if self._calls and self._ready is None and self._is_whole(len(self._waiting)):
+            self._ready = self._taken()
+            with suppress(Exception):  # what cannot be written is for the call to deal with
+                self._ready.batch = self._written(self._ready.items)
         return await answer
 
     async def serve(self) -> None:
         """Commit until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._serve_aside())
-            while True:
-                await self._arrived.wait()
-                self._arrived.clear()
-                while self._waiting and self._may_call():
-                    limit = min(MAX_BATCH, max(MIN_SHARE, -(-self._runs() // CALLS)))
-                    batch, self._waiting = _next_batch(self._waiting, limit=limit)
-                    self._calls += 1
-                    group.create_task(self._call(batch))
+        async with asyncio.TaskGroup() as self._tasks:
+            self._look()
+            await self._serve_aside()
 
-    def _may_call(self) -> bool:
-        return self._calls == 0 or (self._calls < CALLS and len(self._waiting) >= MIN_SHARE)
+    # -- when the next call goes out --------------------------------------------------------------------------------
 
-    async def _call(self, batch: Sequence[Waiting]) -> None:
-        try:
-            await self._commit(batch)
-        finally:
-            self._calls -= 1
-            self._arrived.set()
+    def _look_again(self) -> None:
+        if not self._calls:
+            # Once all that are ready now have had their turn: what they submit shares the call.
+            self._looking = self._loop.call_soon(self._look)
+        elif len(self._calls) < CALLS:
+            self._looking = self._loop.call_at(self._calls[-1].late_at, self._look)
+
+    def _look(self) -> None:
+        """Send what waits, if it may be sent now."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self._tasks is None:
+            return
+        while self._waiting or self._ready:
+            now = self._loop.time()
+            if len(self._calls) == CALLS or any(call.late_at > now for call in self._calls):
+                self._look_again()
+                return
+            call, self._ready = self._ready or self._taken(), None
+            call.late_at = now + LATE_SECONDS
+            self._calls.append(call)
+            self._tasks.create_task(self._serve_call(call))
+
+    def _taken(self) -> Call:
+        """The items to commit next, each run once."""
+        items, self._waiting = _next_batch(self._waiting, limit=self._limit())
+        return Call(items)
+
+    def _limit(self) -> int:
+        return min(MAX_BATCH, max(MIN_GROUP, -(-self._runs() // GROUPS)))
+
+    def _is_whole(self, waiting: int) -> bool:
+        """Whether so many are all that the next call can have: as many as it takes, or as there are."""
+        return waiting >= self._limit() or waiting + sum([len(call.items) for call in self._calls]) >= self._runs()
+
+    def _written(self, items: Sequence[Waiting]) -> JsonObject:
+        return to_batch([one.item for one in items], lease_seconds=self._lease_seconds)
+
+    # -- the calls --------------------------------------------------------------------------------------------------
+
+    async def _serve_call(self, call: Call) -> None:
+        answers = await self._committed(call)
+        self._calls.remove(call)
+        self._look()  # first: while the database has the next call, those who hear their answers go on
+        _hand_out(call, answers)
 
     async def _serve_aside(self) -> None:
         """Try the items that are locked or too slow, one by one, beside all others."""
@@ -107,30 +162,36 @@ class Advancer:
             if not one.answer.done():
                 await self._commit([one])
 
-    async def _commit(self, batch: Sequence[Waiting]) -> None:
+    async def _commit(self, items: Sequence[Waiting]) -> None:
+        call = Call(items)
+        _hand_out(call, await self._committed(call))
+
+    async def _committed(self, call: Call) -> Mapping[RunId, Advanced]:
+        """The answers to its items, as far as they do not have them already."""
         failures = 0
         while True:
             crash_point("before_advance")
             try:
-                answers = await self._store.advance([one.item for one in batch], lease_seconds=self._lease_seconds)
+                if call.batch is None:
+                    call.batch = self._written(call.items)
+                answer = await self._store.advance_batch(call.batch)
                 break
             except DatabaseUnavailable as error:
                 failures += 1
                 if await self._somebodys(error, failures):
-                    await self._divide(batch, error)
-                    return
+                    await self._divide(call.items, error)
+                    return {}
                 reason = error.details
             except Exception as error:  # noqa: BLE001 - whatever it is, the item that causes it must not stop the others
                 failures += 1
                 if await self._serves():
-                    await self._divide(batch, error)
-                    return
+                    await self._divide(call.items, error)
+                    return {}
                 reason = error.code if isinstance(error, AppError) else type(error).__name__
-            log.warning("advance.unavailable items=%d tries=%d reason=%s", len(batch), failures, reason)
+            log.warning("advance.unavailable items=%d tries=%d reason=%s", len(call.items), failures, reason)
             await asyncio.sleep(min(5.0, backoff_seconds(failures) / 4))
         crash_point("after_advance")
-        for one in batch:
-            _answer(one, answers[one.item.run_id])
+        return read_answer([one.item for one in call.items], answer)
 
     async def _somebodys(self, error: DatabaseUnavailable, failures: int) -> bool:
         """Whether one item may be why the database does not take the call, and not its own state."""
@@ -188,6 +249,13 @@ def _size(item: Advance) -> int:
     for start in item.start:
         size += json_bytes(start.step.input) if start.step.input else 0
     return size
+
+
+def _hand_out(call: Call, answers: Mapping[RunId, Advanced]) -> None:
+    for one in call.items:
+        answer = answers.get(one.item.run_id)
+        if answer is not None:
+            _answer(one, answer)
 
 
 def _answer(one: Waiting, result: Advanced | Exception) -> None:

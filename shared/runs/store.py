@@ -42,8 +42,11 @@ class RunStore:
 
     async def advance(self, items: Sequence[Advance], *, lease_seconds: float) -> dict[RunId, Advanced]:
         """Commit a batch, at most one item a run. Every item has its answer, won or lost."""
-        batch = to_batch(items, lease_seconds=lease_seconds)
-        return read_answer(items, cast("JsonObject", await self._database.call("advance_runs", {"p_batch": batch})))
+        return read_answer(items, await self.advance_batch(to_batch(items, lease_seconds=lease_seconds)))
+
+    async def advance_batch(self, batch: JsonObject) -> JsonObject:
+        """Commit a batch that is written already; see `shared.runs.batch`."""
+        return cast("JsonObject", await self._database.call("advance_runs", {"p_batch": batch}))
 
     async def heartbeat(self, leases: Mapping[RunId, UUID], *, lease_seconds: float) -> list[Beat]:
         """Extend these leases. A run that is missing in the answer was being advanced just now, or is lost."""

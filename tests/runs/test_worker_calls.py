@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from uuid import UUID
 
+import pytest
+
 from shared.direct_database import DirectDatabase
+from shared.runs import advancer
 from shared.runs.engine import Done, Outcome, StepContext
 from shared.runs.models import Step
 from shared.runs.store import RunStore
@@ -24,7 +28,7 @@ from tests.support.runs import (
     until,
     until_status,
 )
-from tests.support.wires import CountingDatabase, GatedDatabase, LosingDatabase
+from tests.support.wires import CountingDatabase, GatedDatabase, LosingDatabase, ShownDatabase
 
 
 async def test_one_call_a_step_one_a_run_one_claim_a_batch(database: DirectDatabase, person: Person) -> None:
@@ -71,6 +75,47 @@ async def test_what_finishes_while_a_call_is_in_flight_shares_the_next(
 
     # The first call takes what was there; nine first steps share the second, and the ends share the rest.
     assert counting.calls["advance_runs"] <= 6
+
+
+async def test_of_many_runs_half_are_in_a_call_while_the_other_half_gets_the_next_ready(
+    database: DirectDatabase, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advancer, "LATE_SECONDS", 60.0)
+    for _ in range(50):
+        await person.queue()
+    shown = ShownDatabase(database)
+    worker = Worker(RunStore(shown), {"list": ListEngine(steps(4))}, options=WorkerOptions(concurrency=50))
+
+    await worker.run(until_idle=True)
+
+    assert worker.left == {"completed": 50}
+    assert shown.most_at_once == 1, shown.sizes
+    # Two calls a step and two at the beginning; where one half is late, a few more.
+    assert Counter(shown.sizes).most_common(1)[0][0] == 25, shown.sizes
+    assert len(shown.sizes) <= 14, shown.sizes
+
+
+async def test_a_call_that_is_not_answered_soon_lets_others_pass(
+    database: DirectDatabase, person: Person, database_url: str
+) -> None:
+    """It waits for a lock, say: those who come later neither wait for it nor go with it."""
+    held = [await person.queue() for _ in range(3)]
+    shown = ShownDatabase(database, held=1)
+
+    async with working(shown, ListEngine(steps(2))):
+        await until(lambda: _is_calling(shown))
+        others = [await person.queue() for _ in range(3)]
+        for run_id in others:
+            await until_status(database_url, run_id, "completed")
+        shown.gate.set()
+        for run_id in held:
+            await until_status(database_url, run_id, "completed")
+
+    assert shown.most_at_once == 2
+
+
+async def _is_calling(shown: ShownDatabase) -> bool:
+    return shown.sizes != []
 
 
 async def test_runs_are_performed_side_by_side(database: DirectDatabase, person: Person) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
+from typing import cast
 
 from shared.database import Database
 from shared.errors import DatabaseUnavailable
-from shared.runs.models import Json
+from shared.runs.models import Json, JsonObject
 
 
 class CountingDatabase:
@@ -59,6 +60,37 @@ class GatedDatabase:
             self.entered.set()
             await self.gate.wait()
         return await self._database.call(function, arguments)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+class ShownDatabase:
+    """Shows its calls of advance_runs: of how many runs each is, in order, and how many there are at once.
+
+    The first `held` of them wait until the gate is opened.
+    """
+
+    def __init__(self, database: Database, *, held: int = 0) -> None:
+        self._database = database
+        self._held = held
+        self._now = 0
+        self.gate = asyncio.Event()
+        self.sizes: list[int] = []
+        self.most_at_once = 0
+
+    async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        if function != "advance_runs":
+            return await self._database.call(function, arguments)
+        self.sizes.append(len(cast("Sized", cast("JsonObject", arguments["p_batch"])["runs"])))
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        if len(self.sizes) <= self._held:
+            await self.gate.wait()
+        try:
+            return await self._database.call(function, arguments)
+        finally:
+            self._now -= 1
 
     async def close(self) -> None:
         await self._database.close()
