@@ -48,13 +48,14 @@ class Redactor:
             text = masked(text, self._known.spans(text))
         return patterns.redacted(text)
 
-    def json(self, value: Value) -> Value:
+    def json(self, value: Value, raw: bytes | None = None) -> Value:
         """The document without secrets; numbers, names and shape stay. It is not changed in place.
 
-        What is no JSON is left as it is, for whoever stores the document to refuse.
+        What is no JSON is left as it is, for whoever stores the document to refuse. `raw` is how it is written, where
+        somebody has that already.
         """
         try:
-            raw = orjson.dumps(value)
+            raw = raw or orjson.dumps(value)
         except TypeError:  # half a character, a number beyond 64 bits, or no JSON
             return cast("Value", self._walked(value))
         return cast("Value", self._walked(value)) if self._is_suspect(raw) else value

@@ -83,11 +83,10 @@ class Advancer:
         self._tasks: asyncio.TaskGroup | None = None
         self._aside: asyncio.Queue[Waiting] = asyncio.Queue()
 
-    async def submit(self, item: Advance) -> Advanced:
-        """Commit one transition and return the database's answer; waits for a database that is away.
+    def submit(self, item: Advance) -> asyncio.Future[Advanced]:
+        """Commit one transition; the answer is the database's, and waits for one that is away.
 
-        Raises:
-            Exception: this item cannot be committed whatever it is batched with.
+        It is an exception where this item cannot be committed whatever it is batched with.
         """
         answer: asyncio.Future[Advanced] = self._loop.create_future()
         self._waiting.append(Waiting(item, answer, _size(item)))
@@ -97,7 +96,7 @@ class Advancer:
             self._ready = self._taken()
             with suppress(Exception):  # what cannot be written is for the call to deal with
                 self._ready.batch = self._written(self._ready.items)
-        return await answer
+        return answer
 
     async def serve(self) -> None:
         """Commit until cancelled."""
@@ -241,6 +240,9 @@ def _size(item: Advance) -> int:
     """About how many bytes of results and inputs the item carries; log lines are short and bounded."""
     size = 0
     for finish in item.finish:
+        if finish.size is not None:
+            size += finish.size
+            continue
         records = finish.records
         size += json_bytes(finish.output) if finish.output else 0
         size += sum([len(artifact.content) for artifact in records.artifacts])

@@ -138,7 +138,7 @@ def _finish(finish: FinishStep, at: int) -> JsonObject:
         "credits": finish.credits,
     }
     if finish.output is not None:
-        row["output"] = storable(finish.output)
+        row["output"] = finish.output if finish.size is not None else storable(finish.output)
     if finish.error is not None:
         row["error"] = storable(finish.error.to_json())
     if finish.failed:

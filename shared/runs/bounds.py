@@ -16,9 +16,20 @@ import orjson
 
 from shared.redaction import Redactor
 from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome, Waiting
-from shared.runs.models import Json, JsonObject, NewArtifact, NewMessage, NewPlan, NewStep, Records, Step, StepError
-from shared.runs.redacted import redacted_error, redacted_outcome
-from shared.runs.text import bounded_metadata, bounded_text, json_bytes, storable
+from shared.runs.models import (
+    Json,
+    JsonObject,
+    NewArtifact,
+    NewMessage,
+    NewPlan,
+    NewStep,
+    Records,
+    Step,
+    StepError,
+    record,
+)
+from shared.runs.redacted import redacted_awaited, redacted_error, redacted_records
+from shared.runs.text import bounded_metadata, bounded_text, json_bytes, storable, written
 
 RESULT_BYTES: Final = 2 * 1024 * 1024  # all that one attempt leaves: output, messages, plans, files, log lines
 ARTIFACT_BYTES: Final = 64 * 1024  # one file, UTF-8; the table holds no larger one
@@ -36,22 +47,52 @@ class TooLarge(ValueError):  # noqa: N818 - the name says what is wrong
     """It can be stored, but there is too much of it; the message names the size and the limit."""
 
 
-def recordable(outcome: Outcome, step: Step, redactor: Redactor = _BY_SHAPE) -> Outcome:
-    """The outcome as it will be read again from its rows, or the step's failure when it cannot be recorded.
+@record
+class Recorded:
+    """An outcome as it will be read again from its rows, and about how many bytes of JSON it is."""
+
+    outcome: Outcome
+    size: int = 0
+
+
+def recordable(outcome: Outcome, step: Step, redactor: Redactor = _BY_SHAPE) -> Recorded:
+    """The outcome as it will be read again, or the step's failure when it cannot be recorded.
 
     Credits stay: the attempt cost what it cost. `redactor` knows the run's secrets.
     """
     try:
-        clean = redacted_outcome(_clean(outcome), redactor)
-        _check_size(clean)
+        return _recorded(outcome, redactor)
     except ValueError as problem:
         code = TOO_LARGE if isinstance(problem, TooLarge) else UNSTORABLE
         error = StepError(code, f"The result of {step.name} cannot be recorded: {problem}")
         if isinstance(outcome, Failed):  # the failure itself is known; what came with it is not kept
             known = redacted_error(_bounded(outcome.error), redactor)
             error = replace(known, details={"unrecorded": error.message})
-        return Failed(error, credits=outcome.credits)
-    return clean
+        return Recorded(Failed(error, credits=outcome.credits))
+
+
+def _recorded(outcome: Outcome, redactor: Redactor) -> Recorded:
+    size = 0
+    records = outcome.records
+    if records.messages or records.artifacts or records.plans:
+        records = _clean_records(records)
+    records = redacted_records(records, redactor)
+    match outcome:
+        case Done(output, _, credits_):
+            clean, raw = _object(output)
+            shown = redactor.json(clean, raw)
+            size = len(raw) if shown is clean else len(orjson.dumps(shown))
+            outcome = Done(shown, records, credits_)
+        case Failed(error, _, credits_, retry_after):
+            error = redacted_error(_bounded(error), redactor)
+            outcome = Failed(error, records, credits_, None if retry_after is None else _seconds(retry_after))
+        case Waiting(on, _, credits_):
+            on = redacted_awaited(_awaited(on), redactor)
+            size = _lengths((on.prompt, *on.options)) if isinstance(on, HumanRequest) else 0
+            outcome = Waiting(on, records, credits_)
+    size += _size_of(records)
+    _check("all of it", size, RESULT_BYTES)
+    return Recorded(outcome, size)
 
 
 def refusal_of_output(output: JsonObject) -> StepError | None:
@@ -91,19 +132,6 @@ def _refusal(what: str, value: JsonObject, limit: int) -> StepError | None:
     return None
 
 
-def _clean(outcome: Outcome) -> Outcome:
-    records = outcome.records
-    if records.messages or records.artifacts or records.plans:
-        records = _clean_records(records)
-    match outcome:
-        case Done(output, _, credits_):
-            return Done(_object(output), records, credits_)
-        case Failed(error, _, credits_, retry_after):
-            return Failed(_bounded(error), records, credits_, None if retry_after is None else _seconds(retry_after))
-        case Waiting(on, _, credits_):
-            return Waiting(_awaited(on), records, credits_)
-
-
 def _awaited(on: HumanRequest | Event | float) -> HumanRequest | Event | float:
     match on:
         case HumanRequest():
@@ -127,10 +155,10 @@ def _clean_records(records: Records) -> Records:
     )
 
 
-def _object(value: object) -> JsonObject:
+def _object(value: object) -> tuple[JsonObject, bytes]:
     if not isinstance(value, dict):  # an engine's own tool may return what it likes
         raise ValueError(f"the output is {type(value).__name__}, no object")  # noqa: TRY004 - what `recordable` takes
-    return storable(cast("JsonObject", value))
+    return written(cast("JsonObject", value))
 
 
 def _list(value: list[Json]) -> list[Json]:
@@ -152,22 +180,20 @@ def _bounded(error: StepError) -> StepError:
     return StepError(error.code, bounded_text(error.message, ERROR_MESSAGE_BYTES), error.retryable, details)
 
 
-def _check_size(outcome: Outcome) -> None:
+def _size_of(records: Records) -> int:
+    """About how many bytes the records are; a single file may be too large by itself."""
     size = 0
-    if isinstance(outcome, Done):
-        size += len(orjson.dumps(outcome.output))
-    elif isinstance(outcome, Waiting) and isinstance(outcome.on, HumanRequest):
-        size += _lengths((outcome.on.prompt, *outcome.on.options))
-    records = outcome.records
     for artifact in records.artifacts:
         length = len(artifact.content.encode())
         _check(f"the file {artifact.name[:200]}", length, ARTIFACT_BYTES)
         size += length
-    size += sum([len(orjson.dumps(message.content)) for message in records.messages])
-    size += sum([len(orjson.dumps(plan.phases)) + _lengths((plan.goal, plan.reason or "")) for plan in records.plans])
-    # A line is cut to its own bound later; a flood of lines is not.
-    size += sum([200 + min(len(line.message), ERROR_MESSAGE_BYTES) for line in records.logs])
-    _check("all of it", size, RESULT_BYTES)
+    for message in records.messages:
+        size += len(orjson.dumps(message.content))
+    for plan in records.plans:
+        size += len(orjson.dumps(plan.phases)) + _lengths((plan.goal, plan.reason or ""))
+    for line in records.logs:  # each is cut to its own bound later; a flood of them is not
+        size += 200 + min(len(line.message), ERROR_MESSAGE_BYTES)
+    return size
 
 
 def _lengths(texts: Sequence[str]) -> int:

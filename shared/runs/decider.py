@@ -30,7 +30,7 @@ class Decider:
         self._results = results
         self._snapshots = snapshots
         self._redactor = redactor
-        self._uncommitted: list[StepResult] = []
+        self._uncommitted: list[tuple[StepResult, int | None]] = []
         self.state: object
 
     def open(self, view: RunView) -> bool:
@@ -56,17 +56,17 @@ class Decider:
         """Take note that a step is open."""
         self.state = self.engine.started(self.state, step)
 
-    def ended(self, step: Step, records: Records) -> None:
-        """Take in a step that ended, which the next advance records."""
+    def ended(self, step: Step, records: Records, size: int | None) -> None:
+        """Take in a step that ended, which the next advance records, with what its results are as JSON."""
         result = StepResult(step, records.messages, records.plans)
         self.state = self.engine.apply(self.state, result)
         self._snapshots.ended(1)
-        self._uncommitted.append(result)
+        self._uncommitted.append((result, size))
 
     def committed(self) -> None:
         """What was taken in is recorded."""
-        for result in self._uncommitted:
-            self._results.remember(result)
+        for result, size in self._uncommitted:
+            self._results.remember(result, size)
         self._uncommitted.clear()
 
     def decide(self) -> Decision:

@@ -17,11 +17,12 @@ from shared.errors import AppError
 from shared.logs import logger
 from shared.redaction import Redactor
 from shared.runs.backoff import patiently
-from shared.runs.bounds import refusal_of_output, refusal_of_start
+from shared.runs.bounds import Recorded, refusal_of_output, refusal_of_start
 from shared.runs.decider import Decider
-from shared.runs.engine import Decision, Engine, Fail, Finish, Outcome, StartSteps, Wait
+from shared.runs.engine import Decision, Engine, Fail, Finish, StartSteps, Wait
 from shared.runs.host import Host, Signals
 from shared.runs.models import JsonObject, NewLog, NewStep, RunView, Step, StepError
+from shared.runs.news import News
 from shared.runs.open_steps import OpenSteps
 from shared.runs.performer import Context, Meter, perform
 from shared.runs.results import Results
@@ -49,7 +50,7 @@ class Execution:
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + view.run.remaining_seconds
-        self._woken = asyncio.Event()
+        self._woken = News(self._loop)
         self._steps = OpenSteps(self._perform, woken=self._woken, parallel=host.parallel_steps)
         self._redactor = Redactor()  # knows what the run's steps have opened here, as long as the run is here
         self._results = Results(view.run.id, host.store)
@@ -59,6 +60,7 @@ class Execution:
         self._occupied = False
         self._looked_at = self._loop.time()
         self._short = False
+        self._unsent = True  # the claim's own line
         self._lost = False
 
     def signal(self, *, stop: bool = False, pause: bool = False, give_back: bool = False, revision: int = 0) -> None:
@@ -233,7 +235,7 @@ class Execution:
         taken = self._steps.take()
         for step, finish in taken:
             if finish.status.ended:
-                self._decider.ended(step.ended(finish.status, finish.output, finish.error), finish.records)
+                self._decider.ended(step.ended(finish.status, finish.output, finish.error), finish.records, finish.size)
         return tuple([finish for _, finish in taken])
 
     # -- committing ---------------------------------------------------------------------------------------------
@@ -294,7 +296,9 @@ class Execution:
         self._decider.committed()
         self.revision = answer.revision
         self._status = answer.status or self._status
-        self._host.unsent(self.run_id, some=answer.unsent)
+        if answer.unsent or self._unsent:
+            self._unsent = answer.unsent
+            self._host.unsent(self.run_id, some=answer.unsent)
         if answer.lease_id is None:
             self.resumes_in = item.available_in if answer.status is RunStatus.QUEUED else None
             return answer
@@ -381,7 +385,7 @@ class Execution:
 
     # -- performing ---------------------------------------------------------------------------------------------
 
-    async def _perform(self, step: Step, meter: Meter) -> Outcome:
+    async def _perform(self, step: Step, meter: Meter) -> Recorded:
         context = Context(
             self._run,
             self.lease_id,

@@ -7,6 +7,7 @@ carries it has won, so a lost race or a lost reply loses none of them.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from math import inf
@@ -14,8 +15,10 @@ from typing import Any, Final
 
 from shared.logs import logger
 from shared.runs.backoff import backoff_seconds
-from shared.runs.engine import Done, Event, Failed, HumanRequest, Outcome
+from shared.runs.bounds import Recorded
+from shared.runs.engine import Done, Event, Failed, HumanRequest
 from shared.runs.models import NewLog, Step, StepError
+from shared.runs.news import News
 from shared.runs.performer import Meter, late, unknown_outcome
 from shared.runs.status import RunStatus, StepStatus
 from shared.runs.time_limits import TimeLimits
@@ -23,7 +26,7 @@ from shared.runs.transitions import FinishStep
 
 log = logger(__name__)
 
-Performance = Callable[[Step, Meter], Coroutine[Any, Any, Outcome]]
+Performance = Callable[[Step, Meter], Coroutine[Any, Any, Recorded]]
 INTERRUPT_SECONDS: Final = 10.0  # what a cancelled step may take to go; after that nobody waits for it
 EVENT_TIMEOUT: Final = "event_timeout"
 MAX_UNCOMMITTED: Final = 16  # results in memory; a database that takes them slower than they come slows the steps down
@@ -32,17 +35,19 @@ MAX_UNCOMMITTED: Final = 16  # results in memory; a database that takes them slo
 class OpenSteps:
     """Performs steps as tasks and keeps their outcomes. `woken` is set whenever one arrives."""
 
-    def __init__(self, perform: Performance, *, woken: asyncio.Event, parallel: int) -> None:
+    def __init__(self, perform: Performance, *, woken: News, parallel: int) -> None:
+        self._loop = asyncio.get_running_loop()
         self._perform = perform
         self._woken = woken
-        self._slots = asyncio.Semaphore(parallel)
+        self._parallel = parallel
+        self._performing = 0
+        self._turns: deque[asyncio.Future[None]] = deque()  # of steps beyond `parallel`
         self._room = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         self._recorded: dict[int, Step] = {}
         self._due_at: dict[int, float] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._outcomes: dict[int, tuple[Step, Outcome]] = {}
-        self._in_hand: dict[int, tuple[Step, Outcome]] = {}  # taken for the advance that is being committed
+        self._outcomes: dict[int, tuple[Step, Recorded]] = {}
+        self._in_hand: dict[int, tuple[Step, Recorded]] = {}  # taken for the advance that is being committed
         self._interrupted: dict[int, FinishStep] = {}  # on purpose: what becomes of them, and what they had cost
         self._interrupted_in_hand: dict[int, FinishStep] = {}
         self._cut: set[tuple[int, int]] = set()  # effectful attempts that were cut off: their outcome is unknown
@@ -83,8 +88,8 @@ class OpenSteps:
 
     def timer_is_due(self) -> bool:
         """Whether by this host's clock a timed wait has ended. Only the database's clock says so for good."""
-        if len(self._recorded) == len(self._tasks):
-            return False
+        if len(self._recorded) == len(self._tasks) + len(self._outcomes):
+            return False  # none waits: each is being performed, or its outcome is here
         return any(
             step.waits_for in ("timer", "event") and step.step_no not in self._outcomes and self.due_in(step) <= 0
             for step in self.waiting()
@@ -131,7 +136,7 @@ class OpenSteps:
             now = self._recorded.get(number)
             if now is not None and now.attempt == finish.attempt and _is_performed(now):
                 self._interrupted[number] = finish
-        self._room.set()
+        self._make_room()
         for step in recorded:
             self._recover(step, first=first)
 
@@ -142,17 +147,17 @@ class OpenSteps:
         if number in self._outcomes or number in self._interrupted:
             return
         if step.waits_for == "timer" and self.due_in(step) <= 0:
-            self._outcomes[number] = (step, Done())
+            self._outcomes[number] = (step, Recorded(Done()))
             return
         if step.waits_for == "event" and self.due_in(step) <= 0:
             # Not tried again: what was asked for may still be under way, so that is for the engine to decide.
             late = f"{step.name} waited for an event that did not come in time"
-            self._outcomes[number] = (step, Failed(StepError(EVENT_TIMEOUT, late)))
+            self._outcomes[number] = (step, Recorded(Failed(StepError(EVENT_TIMEOUT, late))))
             return
         if step.waits_for is not None:
             return
         if step.effect == "effectful" and (first or (number, step.attempt) in self._cut):
-            self._outcomes[number] = (step, Failed(unknown_outcome(step)))
+            self._outcomes[number] = (step, Recorded(Failed(unknown_outcome(step))))
         else:
             # Later under the same lease it never began: only the reply to our own start was lost.
             self.start(step)
@@ -160,26 +165,52 @@ class OpenSteps:
     def start(self, step: Step) -> None:
         """Perform a step that is recorded as running."""
         self._hold(step)
-        self._meters[step.step_no] = Meter(step.credits_bound)
-        self._tasks[step.step_no] = self._loop.create_task(self._perform_one(step))
+        self._meters[step.step_no] = meter = Meter(step.credits_bound)
+        self._tasks[step.step_no] = self._loop.create_task(self._perform_one(step, meter))
 
     def restarted(self, step_no: int) -> Step:
         """The pending step as it stands once its next try is committed."""
         return replace(self._recorded[step_no], status=StepStatus.RUNNING, waits_for=None)
 
-    async def _perform_one(self, step: Step) -> None:
-        async with self._slots:
+    async def _perform_one(self, step: Step, meter: Meter) -> None:
+        task = self._tasks[step.step_no]
+        while self._performing >= self._parallel:
+            await self._turn()
+        self._performing += 1
+        try:
             while len(self._outcomes) + len(self._in_hand) >= MAX_UNCOMMITTED:
                 self._room.clear()
                 await self._room.wait()
-            meter = self._meters[step.step_no]
             try:
-                outcome = await self._limits.within(step.timeout_seconds, self._perform(step, meter))
+                outcome = await self._limits.within(step.timeout_seconds, self._perform(step, meter), task)
             except TimeoutError:
-                outcome = late(step, meter.used)
+                outcome = Recorded(late(step, meter.used))
+        finally:
+            self._performing -= 1
+            self._next_turn()
         self._tasks.pop(step.step_no, None)
         self._outcomes[step.step_no] = (step, outcome)
         self._woken.set()
+
+    async def _turn(self) -> None:
+        turn = self._loop.create_future()
+        self._turns.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._next_turn()
+            raise
+
+    def _next_turn(self) -> None:
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _make_room(self) -> None:
+        if not self._room.is_set():
+            self._room.set()
 
     async def interrupt(self, *, give_back: bool = False) -> None:
         """Cancel what is performed, and wait until it is gone; what finished all the same keeps its outcome.
@@ -224,9 +255,10 @@ class OpenSteps:
             step, outcome = self._in_hand[number] = self._outcomes[number]
             taken.append((step, _finish(step, outcome)))
         self._outcomes.clear()
-        taken.extend((self._recorded[number], finish) for number, finish in sorted(self._interrupted.items()))
-        self._interrupted_in_hand |= self._interrupted
-        self._interrupted.clear()
+        if self._interrupted:
+            taken.extend((self._recorded[number], finish) for number, finish in sorted(self._interrupted.items()))
+            self._interrupted_in_hand |= self._interrupted
+            self._interrupted.clear()
         for step, finish in taken:
             self._settle(step, finish)
         return taken
@@ -255,12 +287,14 @@ class OpenSteps:
         self._in_hand.clear()
         self._interrupted_in_hand.clear()
         self._said_in_hand.clear()
-        self._room.set()
+        self._make_room()
 
     def _settle(self, step: Step, finish: FinishStep) -> None:
         if finish.status.ended:
-            for known in (self._recorded, self._due_at, self._meters):
-                known.pop(step.step_no, None)
+            number = step.step_no
+            self._recorded.pop(number, None)
+            self._due_at.pop(number, None)
+            self._meters.pop(number, None)
             return
         again = finish.status is StepStatus.PENDING
         self._hold(
@@ -279,8 +313,9 @@ class OpenSteps:
         self._due_at[step.step_no] = self._loop.time() + step.due_in_seconds
 
 
-def _finish(step: Step, outcome: Outcome) -> FinishStep:
+def _finish(step: Step, recorded: Recorded) -> FinishStep:
     """How an outcome is recorded: an end, another try by the step's policy, or a wait."""
+    outcome = recorded.outcome
     base = FinishStep(
         step.step_no,
         step.attempt,
@@ -289,6 +324,7 @@ def _finish(step: Step, outcome: Outcome) -> FinishStep:
         credits=outcome.credits,
         bound=step.reserved,
         records=outcome.records,
+        size=recorded.size,
     )
     if isinstance(outcome, Done):
         return base

@@ -25,7 +25,7 @@ from shared.errors import (
 from shared.logs import logger
 from shared.redaction import Redactor, StreamRedactor
 from shared.runs.backoff import patiently
-from shared.runs.bounds import recordable
+from shared.runs.bounds import Recorded, recordable
 from shared.runs.engine import Done, Engine, Failed, OpenCredential, Outcome
 from shared.runs.host import Host
 from shared.runs.models import Artifact, NewLog, Run, Step, StepError, StepResult
@@ -140,7 +140,7 @@ class Context:
         return await patiently(lambda: self._results.load(step_nos))
 
 
-async def perform(engine: Engine[Any], state: object, step: Step, context: Context) -> Outcome:
+async def perform(engine: Engine[Any], state: object, step: Step, context: Context) -> Recorded:
     """Perform `step` and turn every failure into an outcome.
 
     Raises:
@@ -163,13 +163,13 @@ async def perform(engine: Engine[Any], state: object, step: Step, context: Conte
         return _failed(error, step, context)
 
 
-def _failed(error: BaseException, step: Step, context: Context) -> Outcome:
+def _failed(error: BaseException, step: Step, context: Context) -> Recorded:
     used = context.meter.used
     match error:
         case TimeoutError() | UpstreamTimeout() | DatabaseUnavailable() if step.effect == "effectful":
-            return Failed(unknown_outcome(step), credits=used)
+            return Recorded(Failed(unknown_outcome(step), credits=used))
         case TimeoutError():
-            return late(step, used)
+            return Recorded(late(step, used))
         case AppError():
             failure = StepError(error.code, error.message, retryable=error.retryable)
             pause = error.retry_after_seconds if isinstance(error, RetryLater) else None
@@ -179,7 +179,7 @@ def _failed(error: BaseException, step: Step, context: Context) -> Outcome:
                 "step.crashed run_id=%s step_no=%d kind=%s", context.run.id, step.step_no, step.kind, exc_info=error
             )
             bug = f"{step.name} failed by an unexpected error; the operator's log has it"
-            return Failed(StepError("internal", bug), credits=used)
+            return Recorded(Failed(StepError("internal", bug), credits=used))
 
 
 def late(step: Step, used: int) -> Outcome:

@@ -10,21 +10,15 @@ from dataclasses import replace
 from operator import is_
 
 from shared.redaction import Redactor
-from shared.runs.engine import Decision, Done, Fail, Failed, Finish, HumanRequest, Outcome, StartSteps, Wait, Waiting
+from shared.runs.engine import Decision, Event, Fail, Finish, HumanRequest, StartSteps, Wait
 from shared.runs.models import NewArtifact, NewLog, NewMessage, NewPlan, NewStep, Records, StepError
 
 
-def redacted_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
-    """The outcome with everything it leaves behind, redacted. It must be storable already."""
-    records = _records(outcome.records, redactor)
-    match outcome:
-        case Done(output, _, credits_):
-            shown = redactor.json(output)
-            return outcome if shown is output and records is outcome.records else Done(shown, records, credits_)
-        case Failed(error, _, credits_, retry_after):
-            return Failed(redacted_error(error, redactor), records, credits_, retry_after)
-        case Waiting(on, _, credits_):
-            return Waiting(_question(on, redactor) if isinstance(on, HumanRequest) else on, records, credits_)
+def redacted_awaited(on: HumanRequest | Event | float, redactor: Redactor) -> HumanRequest | Event | float:
+    """What a step waits for; of a question its texts are redacted."""
+    if not isinstance(on, HumanRequest):
+        return on
+    return HumanRequest(redactor.text(on.prompt), on.kind, tuple(map(redactor.text, on.options)))
 
 
 def redacted_decision(decision: Decision, redactor: Redactor) -> Decision:
@@ -46,7 +40,8 @@ def redacted_error(error: StepError, redactor: Redactor) -> StepError:
     return StepError(error.code, redactor.text(error.message), error.retryable, details)
 
 
-def _records(records: Records, redactor: Redactor) -> Records:
+def redacted_records(records: Records, redactor: Redactor) -> Records:
+    """What a step leaves behind besides its output, redacted. It must be storable already."""
     logs = _logs(records.logs, redactor)
     if not (records.messages or records.artifacts or records.plans):
         return records if logs is records.logs else Records(logs)
@@ -81,7 +76,3 @@ def _step(step: NewStep, redactor: Redactor) -> NewStep:
     name = redactor.text(step.name)
     given = redactor.json(step.input) if step.input else step.input
     return step if name is step.name and given is step.input else replace(step, name=name, input=given)
-
-
-def _question(asked: HumanRequest, redactor: Redactor) -> HumanRequest:
-    return HumanRequest(redactor.text(asked.prompt), asked.kind, tuple(map(redactor.text, asked.options)))

@@ -27,12 +27,12 @@ class Results:
         self._remembered: dict[int, tuple[StepResult, int]] = {}  # the newest last
         self._size = 0
 
-    def remember(self, result: StepResult) -> None:
-        """Keep a committed result."""
+    def remember(self, result: StepResult, size: int | None = None) -> None:
+        """Keep a committed result, of about `size` bytes of JSON where that is known."""
         number = result.step.step_no
         _, known = self._remembered.pop(number, (None, 0))
         self._size -= known
-        size = _size(result)
+        size = _STEP_BYTES + 3 * (_size(result) if size is None else size)  # JSON is a third of what Python holds
         if size > self._limit:
             return
         self._remembered[number] = (result, size)
@@ -58,9 +58,9 @@ class Results:
 
 
 def _size(result: StepResult) -> int:
-    """About what the result takes in memory, where JSON is some three times as large as written out."""
+    """About how many bytes of JSON the result is."""
     size = json_bytes(result.step.output)
     if result.messages or result.plans:
         size += sum([json_bytes(message.content) for message in result.messages])
         size += sum([json_bytes(plan.phases) for plan in result.plans])
-    return _STEP_BYTES + 3 * size
+    return size

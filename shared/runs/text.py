@@ -35,14 +35,28 @@ def storable(value: Value) -> Value:
     """
     if isinstance(value, str):
         return value if value.isprintable() else cast("Value", _UNSTORABLE.sub("\ufffd", value))
+    return written(value)[0]
+
+
+def written(value: Value) -> tuple[Value, bytes]:
+    """The same as `storable`, and how it is written as JSON.
+
+    Raises:
+        ValueError: as `storable`.
+    """
     try:
         raw = orjson.dumps(value, option=_JSON_ALONE)
     except TypeError:  # a surrogate, a long integer, or no JSON
-        return cast("Value", _storable(value, 0))
+        return _walked(value)
     if b"\\u0000" in raw or raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH:
-        return cast("Value", _storable(value, 0))
+        return _walked(value)
     # There and back is what JSON keeps of it, and much faster than a walk.
-    return cast("Value", orjson.loads(raw))
+    return cast("Value", orjson.loads(raw)), raw
+
+
+def _walked(value: Value) -> tuple[Value, bytes]:
+    clean = cast("Value", _storable(value, 0))
+    return clean, orjson.dumps(clean)
 
 
 def _storable(value: object, depth: int) -> Json:  # noqa: PLR0911 one return for each kind of value

@@ -24,13 +24,15 @@ class TimeLimits:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
 
-    async def within(self, seconds: float, work: Awaitable[Result]) -> Result:
+    async def within(self, seconds: float, work: Awaitable[Result], task: asyncio.Task[Any] | None = None) -> Result:
         """What `work` comes to, awaited by the task that calls this, at most so many seconds.
+
+        `task` spares looking up which task that is.
 
         Raises:
             TimeoutError: it took longer and was cancelled.
         """
-        task = asyncio.current_task()
+        task = task or asyncio.current_task()
         if task is None:
             raise RuntimeError("a time limit is for a task")
         self._ends[task] = end = self._loop.time() + seconds
@@ -44,7 +46,8 @@ class TimeLimits:
             raise  # cancelled by somebody else, or by him too
         finally:
             self._ends.pop(task, None)
-            self._forgive(task)
+            if self._late:
+                self._forgive(task)
 
     def _forgive(self, task: asyncio.Task[Any]) -> bool:
         """Take our cancellation back, whatever the task made of it; False: it was not late."""

@@ -28,7 +28,8 @@ from shared.runs.status import RunStatus, StepStatus
 class FinishStep:
     """What becomes of a running step: an end, another try (`PENDING`) or a wait (`RUNNING` with `waits_for`).
 
-    `available_in` is in seconds; None with `RUNNING` means until the event. `bound` is what was reserved for it.
+    `available_in` is in seconds; None with `RUNNING` means until the event. `bound` is what was reserved for it. `size`
+    is about how many bytes of JSON it leaves behind, if that is clean already; None: nobody has looked.
     """
 
     step_no: int
@@ -44,6 +45,7 @@ class FinishStep:
     records: Records = field(default_factory=Records)
     request: HumanRequest | None = None
     event: Event | None = None
+    size: int | None = None
 
     def failed_for(self, reason: StepError) -> FinishStep:
         """The step's failure in the place of what it left behind; it cost what it cost."""
@@ -55,6 +57,7 @@ class FinishStep:
             credits=self.credits,
             bound=self.bound,
             failed=True,
+            size=None if self.size is None else 0,
         )
 
 
@@ -71,17 +74,17 @@ class StartStep:
         """The step as it stands in the database once the start is committed."""
         new = self.step
         return Step(
-            step_no=self.step_no,
-            key=new.key,
-            kind=new.kind,
-            name=new.name,
-            status=StepStatus.RUNNING,
-            attempt=1,
-            failed_attempts=0,
-            max_attempts=new.max_attempts,
-            effect=new.effect,
-            effect_key=self.effect_key,
-            input=new.input,
+            self.step_no,
+            new.key,
+            new.kind,
+            new.name,
+            StepStatus.RUNNING,
+            1,
+            0,
+            new.max_attempts,
+            new.effect,
+            self.effect_key,
+            new.input,
             output=None,
             error=None,
             waits_for=None,

@@ -451,7 +451,7 @@ async def test_a_flood_of_an_answer_is_cut_and_can_be_stored(flowise: FlowiseSer
     outcome = await perform_once(run)
 
     assert isinstance(outcome, Done)
-    stored = recordable(outcome, step_of())
+    stored = recordable(outcome, step_of()).outcome
     assert isinstance(stored, Done)
     assert outcome.output["cut"] == ["sourceDocuments", "text", "usedTools"]
     assert len(orjson.dumps(outcome.output)) < RESULT_BYTES / 2
