@@ -681,8 +681,8 @@ begin
   begin
     -- What realtime.send does, once for all: message by message it takes three times as long.
     insert into realtime.messages (id, payload, event, topic, private, extension)
-      select m.id, m.payload || jsonb_build_object('id', m.id), p_event, m.topic, true, 'broadcast'
-      from (select gen_random_uuid() as id, u.* from unnest(p_topics, p_payloads) as u (topic, payload)) m;
+      select (u.payload ->> 'id')::uuid, u.payload, p_event, u.topic, true, 'broadcast'
+      from unnest(p_topics, p_payloads) as u (topic, payload);
   exception
     -- Its table may look otherwise some day; the function stays. A locked partition would make it wait for each message.
     when undefined_column or undefined_table or undefined_function or invalid_column_reference or datatype_mismatch
@@ -2069,19 +2069,22 @@ begin
 end $$;
 
 CREATE FUNCTION private.log_messages(p_run_ids uuid[], p_from_seqs bigint[]) RETURNS TABLE(topic text, payload jsonb)
-    LANGUAGE sql STABLE SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO ''
     AS $$
-  select 'run:' || r.id,
-    jsonb_build_object('run_id', r.id, 'status', r.status, 'revision', r.revision, 'lines', part.lines)
+  select 'run:' || r.id, jsonb_build_object('id', gen_random_uuid(), 'run_id', r.id, 'status', r.status,
+    'revision', r.revision, 'lines', part.lines)
   from unnest(p_run_ids, p_from_seqs) as told (run_id, from_seq)
   join public.agent_runs r on r.id = any (array[told.run_id])
   cross join lateral (
-    select jsonb_agg(jsonb_build_object('seq', l.seq, 'log_type', l.log_type, 'message', l.message,
-      'metadata', l.metadata, 'created_at', l.created_at) order by l.seq) as lines
+    select jsonb_agg(l.line order by l.seq) as lines
     from (
-      select t.*, sum(octet_length(t.message) + octet_length(t.metadata::text) + 150) over (order by t.seq) as bytes
-      from public.agent_task_logs t where t.run_id = r.id and t.seq > told.from_seq
+      select line, line.seq, sum(octet_length(line.message) + octet_length(line.metadata::text) + 150)
+        over (order by line.seq) as bytes
+      from (
+        select t.seq, t.log_type, t.message, t.metadata, t.created_at
+        from public.agent_task_logs t where t.run_id = r.id and t.seq > told.from_seq
+      ) line
     ) l
     group by l.bytes / 150000
     order by min(l.seq)
@@ -2632,7 +2635,7 @@ CREATE FUNCTION private.publish_deltas(p_deltas jsonb) RETURNS void
       returning *
   )
   select private.broadcast('delta', array_agg('run:' || run_id order by run_id, step_no, text_offset),
-    array_agg(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
+    array_agg(jsonb_build_object('id', gen_random_uuid(), 'run_id', run_id, 'step_no', step_no, 'attempt', attempt,
       'offset', text_offset, 'text', text) order by run_id, step_no, text_offset))
   from fresh
 $$;

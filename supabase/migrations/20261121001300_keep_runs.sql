@@ -69,7 +69,7 @@ create function private.publish_deltas(p_deltas jsonb)
       returning *
   )
   select private.broadcast('delta', array_agg('run:' || run_id order by run_id, step_no, text_offset),
-    array_agg(jsonb_build_object('run_id', run_id, 'step_no', step_no, 'attempt', attempt,
+    array_agg(jsonb_build_object('id', gen_random_uuid(), 'run_id', run_id, 'step_no', step_no, 'attempt', attempt,
       'offset', text_offset, 'text', text) order by run_id, step_no, text_offset))
   from fresh
 $$;
