@@ -36,6 +36,8 @@ class Wal(TypedDict):
 
 
 async def wal_position(connection: AsyncConnection) -> str:
+    """Where the log ends now. What comes is kept until `wal_since`, whatever checkpoints there are meanwhile."""
+    await connection.execute("select pg_create_physical_replication_slot(%s, true, true)", [_slot(connection)])
     return await _value(connection, "select pg_current_wal_insert_lsn()::text")
 
 
@@ -49,7 +51,13 @@ async def wal_since(connection: AsyncConnection, position: str) -> Wal:
     )
     row = await cursor.fetchone()
     assert row is not None
+    await connection.execute("select pg_drop_replication_slot(%s)", [_slot(connection)])
     return {"records": row[0] or 0.0, "page_images": row[1] or 0.0}
+
+
+def _slot(connection: AsyncConnection) -> str:
+    """A temporary one: it goes with the session at the latest."""
+    return f"bench_{connection.info.backend_pid}"
 
 
 async def sizes(connection: AsyncConnection) -> dict[str, Size]:

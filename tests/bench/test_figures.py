@@ -21,6 +21,7 @@ from bench.far import far
 from bench.full_queue import PLACES, assert_places, fill, queue_more
 from bench.results import Results, all_measured, read, write
 from bench.spread import Limit, sentences, spread
+from bench.tables import wal_position, wal_since
 from bench.viewers import Lateness
 from tests.bench.sample import SAMPLE
 from tests.support.database import TestServer
@@ -257,6 +258,20 @@ async def test_every_subscriber_is_told_of_every_row_and_the_gateway_is_weighed(
     assert ms["count"] == 12
     assert alone_mb > 0
     assert idle_mb > 0
+
+
+async def test_what_was_written_can_be_read_after_checkpoints_too(database_url: str) -> None:
+    """Others' as well: PostgreSQL throws away what it needs no more itself."""
+    async with await AsyncConnection.connect(database_url, autocommit=True) as admin:
+        await admin.execute("create extension pg_walinspect")
+        await admin.execute("create table written (text text)")
+        for _ in range(2):
+            position = await wal_position(admin)
+            await admin.execute("insert into written select repeat('x', 1000) from generate_series(1, 1000)")
+            for _ in range(3):
+                await admin.execute("select pg_switch_wal()")
+                await admin.execute("checkpoint")
+            assert (await wal_since(admin, position))["records"] > 1_000_000
 
 
 async def test_a_claim_in_the_middle_reads_what_the_snapshot_does_not_have(database_url: str) -> None:
