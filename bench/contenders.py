@@ -41,6 +41,7 @@ CONTENDERS = (
     Contender("runbase", "Runbase, direct wire", "bench.worker", ours=True),
     Contender("rest", "Runbase, PostgREST", "bench.rest_worker", ours=True),
     Contender("absurd", "Absurd", "bench.peers.absurd", packages=("absurd-sdk", "absurdctl")),
+    Contender("absurd-client", "Absurd, one client", "bench.peers.absurd_client", packages=("absurd-sdk", "absurdctl")),
     Contender(
         "langgraph",
         "LangGraph, durability sync",

@@ -22,8 +22,8 @@ POLL_SECONDS = 0.005
 class Workers:
     """Clients that share the work, each with a connection of its own; the last run stops them."""
 
-    def __init__(self, url: str, *, at_a_time: int) -> None:
-        count = min(at_a_time, MAX_CONNECTIONS)
+    def __init__(self, url: str, *, at_a_time: int, connections: int) -> None:
+        count = min(at_a_time, connections)
         self._share = -(-at_a_time // count)
         self._left = 0
         self.clients = [AsyncAbsurd(url, queue_name="bench") for _ in range(count)]
@@ -58,10 +58,10 @@ async def _noop() -> dict[str, bool]:
     return {"ok": True}
 
 
-async def absurd(url: str, *, runs: int, steps: int, at_a_time: int) -> Taken:
+async def absurd(url: str, *, runs: int, steps: int, at_a_time: int, connections: int = MAX_CONNECTIONS) -> Taken:
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(BUNDLED_SCHEMA_SQL)
-    workers = Workers(url, at_a_time=at_a_time)
+    workers = Workers(url, at_a_time=at_a_time, connections=connections)
     await workers.clients[0].create_queue()
     await workers.spawn(at_a_time, steps=1)
     await workers.work()
