@@ -45,7 +45,7 @@ class DirectConnection:
         self._call_seconds = call_seconds
         self._libpq = connection.pgconn
         self._loop = asyncio.get_running_loop()
-        self.since = self._loop.time()
+        self.since = self.used_at = self._loop.time()
         self._result: PGresult | None = None
         self._answer: asyncio.Future[PGresult] | None = None
         self._call_ends = 0.0
@@ -58,6 +58,17 @@ class DirectConnection:
     def usable(self) -> bool:
         """Whether another call may be sent: the connection stands, and nothing of an earlier call is to come."""
         return not self._lost and self._answer is None and self._libpq.status == ConnStatus.OK
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether the server may be at a call that nobody waits for any more."""
+        return self._answer is not None and self._libpq.status == ConnStatus.OK
+
+    def looked_at(self) -> DirectConnection:
+        """Itself, knowing what the server may have said since somebody last listened: that it hung up, say."""
+        for _ in range(2):  # one read may bring its last words alone
+            self._readable()
+        return self
 
     async def call(self, statement: bytes, values: Sequence[object]) -> Json:
         """The one value of the one row that the statement answers; None without a row.
@@ -80,6 +91,7 @@ class DirectConnection:
             self._lost = True  # its answer would be taken for that of the next call
             raise
         self._answer = None
+        self.used_at = self._call_ends - self._call_seconds
         return self._loaded(result)
 
     def release(self) -> Connection:
@@ -98,18 +110,20 @@ class DirectConnection:
 
     def _writable(self) -> None:
         try:
-            self._libpq.consume_input()  # a server that cannot get rid of its notices reads nothing
-            left = self._libpq.flush()
+            if not self._libpq.flush():
+                self._loop.remove_writer(self._socket)
         except psycopg.OperationalError as error:
             self._break(error)
             return
-        if not left:
-            self._loop.remove_writer(self._socket)
+        # A server that cannot get rid of its notices reads nothing; and what is sent here may be answered right away.
+        self._readable()
 
     def _readable(self) -> None:
         libpq = self._libpq
+        if self._socket < 0:
+            return
         try:
-            libpq.consume_input()
+            libpq.consume_input()  # sends what is left, too
             while not libpq.is_busy():
                 result = libpq.get_result()
                 if result is None:
@@ -131,6 +145,8 @@ class DirectConnection:
     def _break(self, error: psycopg.OperationalError | None) -> None:
         self._lost = True
         self._stop_listening()
+        if self._result is None and not self._libpq.is_busy():
+            self._result = self._libpq.get_result()  # what came together with the end
         if self._answer is None or self._answer.done():
             return
         if self._result is not None:

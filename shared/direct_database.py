@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Self
 
 import orjson
@@ -27,6 +28,8 @@ CALL_SECONDS = 30.0  # how long a call may take; a half-open connection would ot
 STATEMENT_SECONDS = 20.0
 LOCK_SECONDS = 2.0
 KEPT_SECONDS = 3600.0  # a connection; behind an old one stands an old process of PostgreSQL, which only ever grows
+IDLE_SECONDS = 60.0  # after which one that nobody needed goes back to the pool, which closes it some day
+CANCEL_SECONDS = 2.0  # for a server to hear that nobody waits for its answer any more
 READ_ONLY = "25006"  # what was the primary is now a standby
 
 
@@ -44,6 +47,7 @@ class DirectDatabase:
         self._free: list[DirectConnection] = []  # the last used is the next: its plans are made, its caches warm
         self._waiting = 0
         self._closed = False
+        self._ending: set[asyncio.Task[None]] = set()
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             min_size=1,
@@ -73,6 +77,8 @@ class DirectDatabase:
         self._closed = True
         while self._free:
             await self._give_back(self._free.pop())
+        if self._ending:
+            await asyncio.wait(self._ending)
         await self._pool.close()
 
     async def __aenter__(self) -> Self:
@@ -115,18 +121,43 @@ class DirectDatabase:
             await self._give_back(connection)
         self._waiting += 1
         try:
-            return DirectConnection(await self._pool.getconn(), call_seconds=CALL_SECONDS)
+            while True:
+                given = await self._pool.getconn()
+                try:
+                    connection = DirectConnection(given, call_seconds=CALL_SECONDS).looked_at()
+                except psycopg.Error:  # it is closed
+                    await self._pool.putconn(given)
+                    continue
+                if connection.usable:
+                    return connection
+                await self._give_back(connection)
         finally:
             self._waiting -= 1
 
     async def _let_go(self, connection: DirectConnection) -> None:
         """Keep it for the next call, or let those have it who wait for one."""
-        if asyncio.get_running_loop().time() - connection.since > KEPT_SECONDS:
+        now = asyncio.get_running_loop().time()
+        if now - connection.since > KEPT_SECONDS:
             await connection.release().close()
-        if connection.usable and not (self._waiting or self._closed):
+        if connection.is_calling:
+            # Not awaited: whoever gave up the call is in a hurry.
+            ending = asyncio.create_task(self._end_call(connection))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        elif connection.usable and not (self._waiting or self._closed):
             self._free.append(connection)
         else:
             await self._give_back(connection)
+        if len(self._free) > 1 and now - self._free[0].used_at > IDLE_SECONDS:
+            await self._give_back(self._free.pop(0))
+
+    async def _end_call(self, connection: DirectConnection) -> None:
+        """Tell the server to stop, so that it holds neither locks nor a process for nobody."""
+        given = connection.release()
+        with suppress(psycopg.Error):  # then its own limit ends it
+            await given.cancel_safe(timeout=CANCEL_SECONDS)
+        await given.close()
+        await self._pool.putconn(given)
 
     async def _give_back(self, connection: DirectConnection) -> None:
         usable = connection.usable

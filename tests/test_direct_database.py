@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -10,12 +11,14 @@ import pytest
 from psycopg import AsyncConnection, sql
 
 from shared import direct_database
+from shared.direct_connection import DirectConnection
 from shared.direct_database import DirectDatabase
 from shared.errors import AppError, DatabaseUnavailable
 from shared.runs.models import Json
 from tests.support.runs import until
 
-BUSY = "application_name = 'runbase' and state = 'active'"
+RUNBASE = "application_name = 'runbase'"
+BUSY = f"{RUNBASE} and state = 'active'"
 
 pytestmark = pytest.mark.asyncio
 
@@ -53,7 +56,7 @@ async def opened(url: str, *, connections: int = 6) -> AsyncGenerator[DirectData
         yield database
 
 
-async def pids(url: str, where: str = "application_name = 'runbase'") -> list[int]:
+async def pids(url: str, where: str = RUNBASE) -> list[int]:
     """The server's processes for this database."""
     statement = f"select pid from pg_stat_activity where datname = current_database() and {where}"
     async with await AsyncConnection.connect(url, autocommit=True) as connection:
@@ -135,26 +138,52 @@ async def test_what_no_json_can_hold_is_an_error_of_ours_and_costs_no_connection
         assert await database.call("who", {}) == before
 
 
+async def test_an_answer_that_comes_while_the_call_is_still_being_written_is_taken(functions_url: str) -> None:
+    """Then it is read by what writes, and the socket has nothing more to tell."""
+    async with await AsyncConnection.connect(functions_url, autocommit=True) as given:
+        connection = DirectConnection(given, call_seconds=20)
+        calling = asyncio.create_task(connection.call(b"select public.count_to($1::integer)", [7]))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().remove_reader(given.fileno())
+        await asyncio.to_thread(select.select, [given.fileno()], [], [])
+        connection._writable()
+
+        assert await asyncio.wait_for(calling, 5) == 7
+        connection.release()
+
+
 async def test_the_answer_to_a_call_that_was_given_up_is_not_taken_for_the_next_ones(functions_url: str) -> None:
     async with opened(functions_url, connections=1) as database:
-        given_up = asyncio.create_task(database.call("sleep", {"p_seconds": 0.2}))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(given_up), 0.05)
+        given_up = asyncio.create_task(database.call("sleep", {"p_seconds": 0.5}))
+        await until(lambda: pids(functions_url, BUSY))
         given_up.cancel()
         assert await database.call("count_to", {"p_last": 7}) == 7
         with pytest.raises(asyncio.CancelledError):
             await given_up
 
 
+async def test_a_call_that_was_given_up_ends_in_the_server_too(functions_url: str) -> None:
+    """It would go on holding its locks, and a process beside those that the worker may have."""
+    async with opened(functions_url) as database:
+        calls = [asyncio.create_task(database.call("sleep", {"p_seconds": 600})) for _ in range(3)]
+        await until(lambda: are(3, functions_url, BUSY))
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+        await until(lambda: are(0, functions_url, BUSY))
+        assert await asyncio.gather(*(database.call("count_to", {"p_last": n}) for n in range(6))) == list(range(6))
+
+
 async def test_a_call_that_takes_too_long_is_given_up_and_the_next_is_answered(
     functions_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(direct_database, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(direct_database, "CALL_SECONDS", 1.5)
     async with opened(functions_url, connections=1) as database:
         for _ in range(3):  # each sets back the time of the one timer
-            assert await database.call("sleep", {"p_seconds": 0.15}) == 0.15
+            assert await database.call("sleep", {"p_seconds": 0.6}) == 0.6
         with pytest.raises(DatabaseUnavailable, match="took longer") as late:
-            await database.call("sleep", {"p_seconds": 5})
+            await database.call("sleep", {"p_seconds": 600})
         assert late.value.details == "timeout"
         assert await database.call("count_to", {"p_last": 7}) == 7
 
@@ -173,13 +202,25 @@ async def test_a_connection_that_ends_in_the_middle_of_a_call_is_said_and_replac
 
 
 async def test_connections_that_ended_while_nobody_called_are_never_used(functions_url: str) -> None:
-    """As after a restart of the server: nobody's call is lost to find it out."""
+    """As after a restart of the server: nobody's call is lost to find it out, wherever the connection lay."""
     async with opened(functions_url) as database:
-        await asyncio.gather(*(database.call("sleep", {"p_seconds": 0.05}) for _ in range(3)))
-        known = await pids(functions_url)
-        assert len(known) == 3
-        await end(functions_url, *known)
-        assert [await database.call("count_to", {"p_last": n}) for n in range(5)] == list(range(5))
+        for _ in range(2):  # the second time some of them are new ones, which nobody has used
+            await asyncio.gather(*(database.call("sleep", {"p_seconds": 0.05}) for _ in range(3)))
+            await end(functions_url, *await pids(functions_url))
+            assert await asyncio.gather(*(database.call("count_to", {"p_last": n}) for n in range(5))) == list(range(5))
+
+
+async def test_connections_that_nobody_needs_any_more_go_back(
+    functions_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(functions_url) as database:
+        await asyncio.gather(*(database.call("sleep", {"p_seconds": 0.05}) for _ in range(4)))
+        before = len(database._free)
+        monkeypatch.setattr(direct_database, "IDLE_SECONDS", 0.0)
+        for _ in range(before):
+            await database.call("count_to", {"p_last": 1})
+
+        assert len(database._free) == 1
 
 
 async def test_after_its_time_a_connection_makes_room_for_a_new_one(
@@ -196,10 +237,10 @@ async def test_after_its_time_a_connection_makes_room_for_a_new_one(
 async def test_closing_ends_every_connection(functions_url: str) -> None:
     async with opened(functions_url) as database:
         await asyncio.gather(*(database.call("sleep", {"p_seconds": 0.05}) for _ in range(3)))
-    await until(lambda: none_left(functions_url))
+    await until(lambda: are(0, functions_url))
     with pytest.raises(DatabaseUnavailable):
         await database.call("count_to", {"p_last": 1})
 
 
-async def none_left(url: str) -> bool:
-    return await pids(url) == []
+async def are(count: int, url: str, where: str = RUNBASE) -> bool:
+    return len(await pids(url, where)) == count

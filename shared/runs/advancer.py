@@ -58,7 +58,7 @@ class Waiting:
     tries: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """Items that go into one call, and how they are written."""
 
@@ -100,9 +100,12 @@ class Advancer:
 
     async def serve(self) -> None:
         """Commit until cancelled."""
-        async with asyncio.TaskGroup() as self._tasks:
-            self._look()
-            await self._serve_aside()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._look()
+                await self._serve_aside()
+        finally:
+            self._tasks = None
 
     # -- when the next call goes out --------------------------------------------------------------------------------
 
@@ -174,7 +177,8 @@ class Advancer:
                 if call.batch is None:
                     call.batch = self._written(call.items)
                 answer = await self._store.advance_batch(call.batch)
-                break
+                crash_point("after_advance")
+                return read_answer([one.item for one in call.items], answer)
             except DatabaseUnavailable as error:
                 failures += 1
                 if await self._somebodys(error, failures):
@@ -189,8 +193,6 @@ class Advancer:
                 reason = error.code if isinstance(error, AppError) else type(error).__name__
             log.warning("advance.unavailable items=%d tries=%d reason=%s", len(call.items), failures, reason)
             await asyncio.sleep(min(5.0, backoff_seconds(failures) / 4))
-        crash_point("after_advance")
-        return read_answer([one.item for one in call.items], answer)
 
     async def _somebodys(self, error: DatabaseUnavailable, failures: int) -> bool:
         """Whether one item may be why the database does not take the call, and not its own state."""

@@ -88,12 +88,12 @@ class OpenSteps:
 
     def timer_is_due(self) -> bool:
         """Whether by this host's clock a timed wait has ended. Only the database's clock says so for good."""
-        if len(self._recorded) == len(self._tasks) + len(self._outcomes):
-            return False  # none waits: each is being performed, or its outcome is here
-        return any(
-            step.waits_for in ("timer", "event") and step.step_no not in self._outcomes and self.due_in(step) <= 0
-            for step in self.waiting()
-        )
+        for number, step in self._recorded.items():
+            if step.waits_for not in ("timer", "event") or number in self._tasks or number in self._outcomes:
+                continue
+            if self.due_in(step) <= 0:
+                return True
+        return False
 
     def due(self) -> list[Step]:
         """Pending steps whose next try is due."""
@@ -174,9 +174,10 @@ class OpenSteps:
 
     async def _perform_one(self, step: Step, meter: Meter) -> None:
         task = self._tasks[step.step_no]
-        while self._performing >= self._parallel:
+        if self._performing < self._parallel:
+            self._performing += 1
+        else:
             await self._turn()
-        self._performing += 1
         try:
             while len(self._outcomes) + len(self._in_hand) >= MAX_UNCOMMITTED:
                 self._room.clear()
@@ -186,27 +187,29 @@ class OpenSteps:
             except TimeoutError:
                 outcome = Recorded(late(step, meter.used))
         finally:
-            self._performing -= 1
-            self._next_turn()
+            self._hand_on()
         self._tasks.pop(step.step_no, None)
         self._outcomes[step.step_no] = (step, outcome)
         self._woken.set()
 
     async def _turn(self) -> None:
+        """Wait until a step that is performed hands its place on."""
         turn = self._loop.create_future()
         self._turns.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
-            self._next_turn()
+            if not turn.cancelled():  # it had its turn in the same moment
+                self._hand_on()
             raise
 
-    def _next_turn(self) -> None:
+    def _hand_on(self) -> None:
         while self._turns:
             turn = self._turns.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
+        self._performing -= 1
 
     def _make_room(self) -> None:
         if not self._room.is_set():

@@ -1,7 +1,7 @@
 """Performs one step: the only place where an engine's effects happen, so its errors are settled here.
 
-Whatever `perform` does, an `Outcome` comes back, except when the step is cancelled on purpose. What leaves
-a step goes through its run's redactor, which hears of every secret before the step does.
+Whatever `perform` does, an outcome that can be recorded comes back, except when the step is cancelled on purpose. What
+leaves a step goes through its run's redactor, which hears of every secret before the step does.
 """
 
 from __future__ import annotations

@@ -35,28 +35,34 @@ def storable(value: Value) -> Value:
     """
     if isinstance(value, str):
         return value if value.isprintable() else cast("Value", _UNSTORABLE.sub("\ufffd", value))
-    return written(value)[0]
+    raw = _dumped(value)
+    # There and back is what JSON keeps of it, and much faster than a walk.
+    return cast("Value", _storable(value, 0) if raw is None else orjson.loads(raw))
 
 
 def written(value: Value) -> tuple[Value, bytes]:
-    """The same as `storable`, and how it is written as JSON.
+    """The same as `storable` of what is no text, and how it is written as JSON.
 
     Raises:
         ValueError: as `storable`.
     """
+    raw = _dumped(value)
+    if raw is not None:
+        return cast("Value", orjson.loads(raw)), raw
+    clean = cast("Value", _storable(value, 0))
+    try:
+        return clean, orjson.dumps(clean)
+    except TypeError as error:  # a kind of number of somebody's own
+        raise ValueError(str(error)) from error
+
+
+def _dumped(value: object) -> bytes | None:
+    """The value as JSON; None: only a walk through it can say what of it is storable."""
     try:
         raw = orjson.dumps(value, option=_JSON_ALONE)
     except TypeError:  # a surrogate, a long integer, or no JSON
-        return _walked(value)
-    if b"\\u0000" in raw or raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH:
-        return _walked(value)
-    # There and back is what JSON keeps of it, and much faster than a walk.
-    return cast("Value", orjson.loads(raw)), raw
-
-
-def _walked(value: Value) -> tuple[Value, bytes]:
-    clean = cast("Value", _storable(value, 0))
-    return clean, orjson.dumps(clean)
+        return None
+    return None if b"\\u0000" in raw or raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH else raw
 
 
 def _storable(value: object, depth: int) -> Json:  # noqa: PLR0911 one return for each kind of value

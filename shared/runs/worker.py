@@ -325,7 +325,7 @@ class Worker:
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
     """Cancel the tasks and wait until they have ended.
 
-    A cancelled call may end by what the database says of it, and then its task has heard of no cancellation: so again.
+    What is cancelled in a task may end otherwise all the same, and then the task has heard of nothing: so again.
     """
     while running := [task for task in tasks if not task.done()]:
         for task in running:

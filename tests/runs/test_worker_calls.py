@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -13,6 +14,7 @@ from shared.runs import advancer
 from shared.runs.engine import Done, Outcome, StepContext
 from shared.runs.models import Step
 from shared.runs.store import RunStore
+from shared.runs.transitions import Advance
 from shared.runs.worker import Worker, WorkerOptions
 from tests.runs.engines import ListEngine, steps
 from tests.runs.working import (
@@ -112,6 +114,37 @@ async def test_a_call_that_is_not_answered_soon_lets_others_pass(
             await until_status(database_url, run_id, "completed")
 
     assert shown.most_at_once == 2
+
+
+async def test_what_ends_with_a_call_in_flight_leaves_nothing_to_go_wrong_later(
+    database: DirectDatabase, store: RunStore, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the call nor what would have gone beside it once that was late."""
+    monkeypatch.setattr(advancer, "LATE_SECONDS", 1.0)
+    troubles: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+    for _ in range(2):
+        await person.queue()
+    views = (await claim(store)).views
+    shown = ShownDatabase(database, held=1)
+    commits = advancer.Advancer(RunStore(shown), lease_seconds=15, runs=lambda: 3)
+    serving = asyncio.create_task(commits.serve())
+    items = [Advance(view.run.id, view.run.lease_id or uuid4(), view.run.revision) for view in views]
+    answers = [commits.submit(items[0])]
+    await until(lambda: _is_calling(shown))
+    answers.append(commits.submit(items[1]))
+
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    looking = commits._looking
+    assert isinstance(looking, asyncio.TimerHandle)
+    after = asyncio.Event()
+    asyncio.get_running_loop().call_at(looking.when(), after.set)
+    await after.wait()
+
+    assert troubles == []
+    assert [answer.done() for answer in answers] == [False, False]
+    assert shown.sizes == [1]
 
 
 async def _is_calling(shown: ShownDatabase) -> bool:

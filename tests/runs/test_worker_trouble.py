@@ -53,6 +53,37 @@ async def test_a_lost_reply_to_an_advance_loses_nothing_and_repeats_nothing(
     await assert_books_balance(database_url, person.id)
 
 
+@pytest.mark.parametrize("said", [None, {"won": 1, "runs": [{"run_id": "?"}], "unsent": []}])
+async def test_a_reply_to_an_advance_that_cannot_be_read_is_as_good_as_lost(
+    database: DirectDatabase, person: Person, database_url: str, said: Json
+) -> None:
+    run_id = await person.queue()
+    engine = ListEngine(steps(2, effect="effectful", credits_bound=100), costs(7))
+
+    await work_off(MumblingDatabase(database, said), engine)
+
+    row = await run_row(database_url, run_id)
+    assert (row["status"], row["credits_spent"]) == ("completed", 14)
+    assert [key for key, _, _ in engine.performed] == ["s1", "s2"]
+
+
+class MumblingDatabase:
+    """Commits its second advance of a run, and answers what nobody understands."""
+
+    def __init__(self, database: Database, said: Json) -> None:
+        self._database = database
+        self._said = said
+        self._advances = 0
+
+    async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        answer = await self._database.call(function, arguments)
+        self._advances += function == "advance_runs"
+        return self._said if (function, self._advances) == ("advance_runs", 2) else answer
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
 async def test_a_worker_that_froze_past_its_lease_drops_everything(
     database: DirectDatabase, person: Person, database_url: str
 ) -> None:
