@@ -115,7 +115,11 @@ def test_a_taken_port_is_named_with_who_has_it(data_dir):
 
 
 def test_a_port_that_an_outgoing_connection_has_is_named_as_such(data_dir):
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as outgoing:
+    with ExitStack() as sockets:
+        server = sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
+        # Bound by itself, or another process may have a connection from the same port to somewhere else.
+        ours = ("127.0.0.1", 0)
+        outgoing = sockets.enter_context(socket.create_connection(server.getsockname(), source_address=ours))
         port = outgoing.getsockname()[1]
         told = (
             rf"^Port {port} for the database is taken by an outgoing connection of \S+ \(process {os.getpid()}\)\. Try"
