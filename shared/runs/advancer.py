@@ -12,6 +12,7 @@ then tried aside, and nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,9 +34,11 @@ MAX_BATCH: Final = 100  # items a call
 GROUPS: Final = 2  # of runs: what one does between two calls overlaps with the other's call
 MIN_GROUP: Final = 25  # with fewer, a call's own cost outweighs what overlaps (measured at 10 and at 100)
 CALLS: Final = 2  # in flight at most
-# After which a call in flight keeps the next from being sent no more: it waits for a lock, or the database is far away.
-# Two calls at once that wait for a processor would only be slower than one after the other.
+# Two calls at once that wait for a processor are slower than one after the other. So a second one waits for the first
+# that is about to be answered; but not for one that is late (it waits for a lock), or still has far to go.
 LATE_SECONDS: Final = 0.005
+SOON_SECONDS: Final = 0.002
+RECENT: Final = 20  # calls, of which the quickest tells how far the database is
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024  # of results; one item may be larger, and then goes alone
 PARTS: Final = 10  # of a call that is divided: two divisions single out one item of a hundred
 TRIES: Final = 3  # in a row that lose their connection, before somebody in the call is suspected of it
@@ -64,7 +67,7 @@ class Call:
 
     items: Sequence[Waiting]
     batch: JsonObject | None = None
-    late_at: float = 0.0  # by the loop's clock
+    began_at: float = 0.0  # by the loop's clock
 
 
 class Advancer:
@@ -79,6 +82,7 @@ class Advancer:
         self._waiting: list[Waiting] = []
         self._ready: Call | None = None
         self._calls: list[Call] = []  # in flight
+        self._took: deque[float] = deque((0.0,), maxlen=RECENT)  # seconds, each of the calls before
         self._looking: asyncio.Handle | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._aside: asyncio.Queue[Waiting] = asyncio.Queue()
@@ -110,11 +114,11 @@ class Advancer:
     # -- when the next call goes out --------------------------------------------------------------------------------
 
     def _look_again(self) -> None:
-        if not self._calls:
+        if self._may_call():
             # Once all that are ready now have had their turn: what they submit shares the call.
             self._looking = self._loop.call_soon(self._look)
         elif len(self._calls) < CALLS:
-            self._looking = self._loop.call_at(self._calls[-1].late_at, self._look)
+            self._looking = self._loop.call_at(self._calls[-1].began_at + LATE_SECONDS, self._look)
 
     def _look(self) -> None:
         """Send what waits, if it may be sent now."""
@@ -124,14 +128,21 @@ class Advancer:
         if self._tasks is None:
             return
         while self._waiting or self._ready:
-            now = self._loop.time()
-            if len(self._calls) == CALLS or any(call.late_at > now for call in self._calls):
+            if not self._may_call():
                 self._look_again()
                 return
             call, self._ready = self._ready or self._taken(), None
-            call.late_at = now + LATE_SECONDS
+            call.began_at = self._loop.time()
             self._calls.append(call)
             self._tasks.create_task(self._serve_call(call))
+
+    def _may_call(self) -> bool:
+        if not self._calls:
+            return True
+        if len(self._calls) == CALLS:
+            return False
+        since = self._loop.time() - self._calls[-1].began_at
+        return since >= LATE_SECONDS or since < min(self._took) - SOON_SECONDS
 
     def _taken(self) -> Call:
         """The items to commit next, each run once."""
@@ -153,6 +164,7 @@ class Advancer:
     async def _serve_call(self, call: Call) -> None:
         answers = await self._committed(call)
         self._calls.remove(call)
+        self._took.append(self._loop.time() - call.began_at)
         self._look()  # first: while the database has the next call, those who hear their answers go on
         _hand_out(call, answers)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from shared.database import Database
 from shared.direct_database import DirectDatabase
 from shared.runs import advancer
 from shared.runs.engine import Done, Outcome, StepContext
-from shared.runs.models import Step
+from shared.runs.models import Json, Step
 from shared.runs.store import RunStore
 from shared.runs.transitions import Advance
 from shared.runs.worker import Worker, WorkerOptions
@@ -83,6 +85,7 @@ async def test_of_many_runs_half_are_in_a_call_while_the_other_half_gets_the_nex
     database: DirectDatabase, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(advancer, "LATE_SECONDS", 60.0)
+    monkeypatch.setattr(advancer, "SOON_SECONDS", 60.0)
     for _ in range(50):
         await person.queue()
     shown = ShownDatabase(database)
@@ -95,6 +98,38 @@ async def test_of_many_runs_half_are_in_a_call_while_the_other_half_gets_the_nex
     # Two calls a step and two at the beginning; where one half is late, a few more.
     assert Counter(shown.sizes).most_common(1)[0][0] == 25, shown.sizes
     assert len(shown.sizes) <= 14, shown.sizes
+
+
+async def test_with_a_database_far_away_both_halves_of_the_runs_are_on_their_way_at_once(
+    database: DirectDatabase, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they wait for is the distance, so neither takes anything from the other."""
+    await person.query("select public.set_tier(%s, 'scale')", person.id, role="service_role")
+    monkeypatch.setattr(advancer, "LATE_SECONDS", 60.0)
+    monkeypatch.setattr(advancer, "RECENT", 1)  # the first call shows the distance
+    for _ in range(50):
+        await person.queue()
+    shown = ShownDatabase(FarDatabase(database))
+    worker = Worker(RunStore(shown), {"list": ListEngine(steps(4))}, options=WorkerOptions(concurrency=50))
+
+    await worker.run(until_idle=True)
+
+    assert worker.left == {"completed": 50}
+    assert shown.most_at_once == 2
+
+
+class FarDatabase:
+    """Takes a while for every call."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        await asyncio.sleep(0.3)
+        return await self._database.call(function, arguments)
+
+    async def close(self) -> None:
+        await self._database.close()
 
 
 async def test_a_call_that_is_not_answered_soon_lets_others_pass(
